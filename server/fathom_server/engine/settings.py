@@ -1,0 +1,122 @@
+"""What the engine is told about its model: ``engine.json`` beside the weights, written by export, read here."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, Self, get_args
+
+from fathom_server.errors import SettingsError
+
+ENGINE_FILE: Final = "engine.json"
+GRAPH_FILE: Final = "model.onnx"
+
+Dialect = Literal["cpu", "portable"]
+
+# ---- names of a decoder graph's inputs and outputs ----
+INPUT_IDS: Final = "input_ids"  # int64 [batch, sequence]
+LOGIT_POSITIONS: Final = "logit_positions"  # int64 [batch, k]: which positions of the sequence get logits; k may be 0
+SEQLENS_K: Final = "seqlens_k"  # cpu: int32 [batch], length of each row after this step, less one
+TOTAL_SEQUENCE_LENGTH: Final = "total_sequence_length"  # cpu: int32 scalar, the longest row after this step
+POSITION_IDS: Final = "position_ids"  # portable: int64 [batch, sequence]
+WRITE_INDICES: Final = "write_indices"  # portable: int64 [batch], where in the cache each row's new keys begin
+LOGITS: Final = "logits"  # float32 [batch, k, vocabulary]
+
+
+def past_name(layer: int, part: Literal["key", "value"]) -> str:
+    """Cache input of a layer: [batch, kv_heads, max_context, head_dim]."""
+    return f"past.{layer}.{part}"
+
+
+def present_name(layer: int, part: Literal["key", "value"]) -> str:
+    """Cache output of a layer: the same shape, bound to the same memory as the input."""
+    return f"present.{layer}.{part}"
+
+
+@dataclass(frozen=True, slots=True)
+class GraphDescription:
+    """A decoder graph's form: what a runner must know to feed it.
+
+    ``kv_dtype`` is a numpy dtype name. ``max_context`` is the cache length in tokens: static in the portable dialect,
+    an upper bound in the cpu dialect.
+    """
+
+    dialect: Dialect
+    precision: str
+    layers: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    max_context: int
+    kv_dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.dialect not in get_args(Dialect):
+            raise SettingsError(f"dialect {self.dialect!r} is unknown; valid: {', '.join(get_args(Dialect))}")
+        for name in ("layers", "kv_heads", "head_dim", "vocabulary", "max_context"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"graph.{name} is {getattr(self, name)}; it must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """What the engine takes on at once.
+
+    ``max_batch`` requests run together (one slot each), ``max_queue`` wait; a prompt and its answer together take at
+    most ``max_context`` tokens; a prefill step computes at most ``prefill_chunk`` tokens; ``default_max_tokens`` is
+    for requests that name none; ``timeout_s`` is the deadline of requests that bring none; ``threads`` is ONNX
+    Runtime's, 0 for every core.
+    """
+
+    max_batch: int = 16
+    max_queue: int = 256
+    max_context: int = 2048
+    prefill_chunk: int = 256
+    default_max_tokens: int = 256
+    timeout_s: float = 600.0
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch", "max_context", "prefill_chunk", "default_max_tokens"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"limits.{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("max_queue", "threads"):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"limits.{name} is {getattr(self, name)}; it must not be negative")
+        if not self.timeout_s > 0:
+            raise SettingsError(f"limits.timeout_s is {self.timeout_s}; it must be above 0 seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Everything in ``engine.json``."""
+
+    graph: GraphDescription
+    limits: EngineLimits = field(default_factory=EngineLimits)
+    eos_token_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.limits.max_context > self.graph.max_context:
+            raise SettingsError(
+                f"limits.max_context is {self.limits.max_context}, but the graph's cache holds "
+                f"{self.graph.max_context}; lower the limit or export with a larger max_context"
+            )
+
+    def save(self, folder: Path) -> None:
+        """Write ``engine.json`` into a version's folder."""
+        (folder / ENGINE_FILE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read ``engine.json`` from a version's folder; raises SettingsError naming the file and what is wrong."""
+        path = folder / ENGINE_FILE
+        try:
+            raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return cls(
+                graph=GraphDescription(**raw["graph"]),
+                limits=EngineLimits(**raw["limits"]),
+                eos_token_ids=tuple(raw["eos_token_ids"]),
+            )
+        except FileNotFoundError as error:
+            raise SettingsError(f"{path} is missing; export the model again with fathom-export") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise SettingsError(f"{path} cannot be read ({error!r}); export the model again with fathom-export") from error
