@@ -1,0 +1,1 @@
+"""The LLM engine: continuous batching over a decoder graph. It knows nothing of Triton."""

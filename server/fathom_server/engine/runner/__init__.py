@@ -1,0 +1,1 @@
+"""One step of one model, on the runtime that executes it."""

@@ -1,0 +1,1 @@
+"""The ``fathom`` backend: an LLM behind Triton, served by the engine."""

@@ -1,0 +1,226 @@
+"""Triton's adaptor of the engine: it translates requests, responses, errors and cancellations, nothing more."""
+
+import logging
+import threading
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from fathom_client import protocol
+from fathom_server.backends.fathom.generate_request import GenerateRequest, read_generate_request
+from fathom_server.backends.fathom.outbox import Outbox, OutgoingAnswer
+from fathom_server.engine.engine import Engine
+from fathom_server.engine.request import Piece, Request
+from fathom_server.engine.runner.onnx import OnnxRunner
+from fathom_server.engine.settings import EngineSettings
+from fathom_server.errors import (
+    CancelledRequestError,
+    DeadlineError,
+    EngineFailureError,
+    InvalidRequestError,
+    QueueFullError,
+    RequestError,
+    ShuttingDownError,
+)
+from fathom_server.text.detokenizer import DetokenizerFactory
+from fathom_server.text.tokenizer import TextTokenizer
+
+_WATCH_INTERVAL_S: Final = 0.01
+_MICROSECONDS: Final = 1e6
+
+_ERROR_CODES: Final = {
+    InvalidRequestError: pb_utils.TritonError.INVALID_ARG,
+    QueueFullError: pb_utils.TritonError.UNAVAILABLE,
+    ShuttingDownError: pb_utils.TritonError.UNAVAILABLE,
+    DeadlineError: pb_utils.TritonError.CANCELLED,
+    CancelledRequestError: pb_utils.TritonError.CANCELLED,
+    EngineFailureError: pb_utils.TritonError.INTERNAL,
+}
+
+
+class TritonPythonModel:
+    """One served LLM."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load graph and tokenizer, warm the engine up, begin to serve."""
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+        folder = Path(args["model_repository"]) / args["model_version"]
+        settings = EngineSettings.load(folder)
+        self._tokenizer = TextTokenizer.load(folder)
+        self._engine = Engine(OnnxRunner(folder, settings), settings, DetokenizerFactory(self._tokenizer.tokenizer).new)
+        self._outbox = Outbox()
+        self._watch = CancellationWatch(self._engine)
+        self._gauges = LoadGauges(self._engine, args["model_name"])
+        self._engine.start()
+
+    def execute(self, requests: list[Any]) -> None:
+        """Hand each request to the engine; its answer is sent when it comes."""
+        for request in requests:
+            transport = TritonTransport(request)
+            try:
+                self._submit(request, transport)
+            except RequestError as error:
+                transport.fail(error)
+            except Exception:
+                logging.getLogger("fathom.backend").exception("request %s failed", request.request_id())
+                transport.fail(EngineFailureError(f"the request could not be read (id {request.request_id()})"))
+
+    def finalize(self) -> None:
+        """End whatever is still running and send the last responses."""
+        self._engine.stop()
+        self._watch.close()
+        self._outbox.close()
+
+    def _submit(self, request: Any, transport: "TritonTransport") -> None:
+        tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        call = read_generate_request(tensors, self._tokenizer)
+        transport.describe(call, "" if call.exclude_input_in_output else self._tokenizer.decode(call.prompt_ids))
+        watched = WatchedRequest(transport)
+        answer = OutgoingAnswer(
+            self._outbox,
+            transport,
+            whole=not call.stream,
+            on_end=lambda: self._end(watched),
+            on_broken=lambda: self._watch.drop(watched),
+        )
+        timeout_us = request.timeout()
+        watched.request = self._engine.submit(
+            request.request_id(),
+            call.prompt_ids,
+            call.sampling,
+            answer,
+            timeout_us / _MICROSECONDS if timeout_us > 0 else None,
+        )
+        self._watch.add(watched)
+        self._gauges.refresh()
+
+    def _end(self, watched: "WatchedRequest") -> None:
+        self._watch.remove(watched)
+        self._gauges.refresh()
+
+
+class TritonTransport:
+    """Responses of one request (see ``AnswerTransport``)."""
+
+    def __init__(self, request: Any) -> None:
+        self.sender = request.get_response_sender()
+        self._names = frozenset(request.requested_output_names())
+        self._num_input_tokens = 0
+        self._echo = ""
+
+    def describe(self, call: GenerateRequest, echo: str) -> None:
+        """Take over what responses need of the call, and the prompt's text if it is to stand before the answer."""
+        self._names &= call.outputs
+        self._num_input_tokens = len(call.prompt_ids)
+        self._echo = echo
+
+    def send(self, piece: Piece) -> None:
+        """See ``AnswerTransport.send``."""
+        text, self._echo = self._echo + piece.text, ""
+        values = {
+            protocol.TEXT_OUTPUT: np.array([text.encode()], dtype=np.object_),
+            protocol.FINISH_REASON: np.array([(piece.finish_reason or "").encode()], dtype=np.object_),
+            protocol.NUM_INPUT_TOKENS: np.array([self._num_input_tokens], dtype=np.uint32),
+            protocol.NUM_OUTPUT_TOKENS: np.array([len(piece.token_ids)], dtype=np.uint32),
+            protocol.OUTPUT_IDS: np.array(piece.token_ids, dtype=np.int32),
+        }
+        tensors = [pb_utils.Tensor(name, value) for name, value in values.items() if name in self._names]
+        flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if piece.finish_reason is not None else 0
+        self.sender.send(pb_utils.InferenceResponse(output_tensors=tensors), flags=flags)
+
+    def fail(self, error: RequestError) -> None:
+        """See ``AnswerTransport.fail``."""
+        prefix = protocol.DEADLINE_PREFIX if isinstance(error, DeadlineError) else ""
+        triton_error = pb_utils.TritonError(f"{prefix}{error}", _ERROR_CODES[type(error)])
+        self.sender.send(
+            pb_utils.InferenceResponse(output_tensors=[], error=triton_error),
+            flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
+        )
+
+
+class WatchedRequest:
+    """A request in the engine and the sender that knows whether its caller is still there."""
+
+    def __init__(self, transport: TritonTransport) -> None:
+        self.sender = transport.sender
+        self.request: Request | None = None
+
+
+class CancellationWatch:
+    """Asks Triton, request by request, whether the caller has left; it tells nobody by itself."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._changed = threading.Condition()
+        self._watched: set[WatchedRequest] = set()
+        self._ended: set[WatchedRequest] = set()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="fathom-cancellation", daemon=True)
+        self._thread.start()
+
+    def add(self, watched: WatchedRequest) -> None:
+        """Watch a request until it is removed; one that has ended already is not."""
+        with self._changed:
+            if watched in self._ended:
+                self._ended.discard(watched)
+                return
+            self._watched.add(watched)
+            self._changed.notify()
+
+    def remove(self, watched: WatchedRequest) -> None:
+        """Stop watching; its answer is complete."""
+        with self._changed:
+            if watched in self._watched:
+                self._watched.discard(watched)
+            else:
+                self._ended.add(watched)
+
+    def drop(self, watched: WatchedRequest) -> None:
+        """Cancel a request whose answer cannot be sent."""
+        if watched.request is not None:
+            self._engine.cancel(watched.request)
+
+    def close(self) -> None:
+        """End the thread."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._watched or self._closing):
+                    self._changed.wait()
+                if self._closing:
+                    return
+                watched = list(self._watched)
+            for one in watched:
+                if one.request is not None and not one.request.cancelled and one.sender.is_cancelled():
+                    self._engine.cancel(one.request)
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing, timeout=_WATCH_INTERVAL_S)
+
+
+class LoadGauges:
+    """The engine's load on Triton's metrics port, under the names that LLM dashboards use."""
+
+    def __init__(self, engine: Engine, model: str) -> None:
+        self._engine = engine
+        # the families are kept, since a family must outlive its metrics
+        self._running_family = _gauge_family("fathom_num_requests_running", "Requests that hold a slot")
+        self._waiting_family = _gauge_family("fathom_num_requests_waiting", "Requests that wait for a slot")
+        self._running = self._running_family.Metric(labels={"model": model})
+        self._waiting = self._waiting_family.Metric(labels={"model": model})
+
+    def refresh(self) -> None:
+        """Write the load as it is now."""
+        load = self._engine.load()
+        self._running.set(load.running)
+        self._waiting.set(load.waiting)
+
+
+def _gauge_family(name: str, description: str) -> Any:
+    return pb_utils.MetricFamily(name=name, description=description, kind=pb_utils.MetricFamily.GAUGE)

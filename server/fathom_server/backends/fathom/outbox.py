@@ -1,0 +1,131 @@
+"""Sends answers to Triton on a thread of its own, so that no step waits for a sender.
+
+Pieces that are ready together travel together: a streamed response costs a fixed time, whatever it carries.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from fathom_server.engine.request import Piece
+from fathom_server.errors import RequestError
+
+logger: Final = logging.getLogger("fathom.backend")
+
+
+class AnswerTransport(Protocol):
+    """How one answer reaches its caller; called from the outbox's thread alone."""
+
+    def send(self, piece: Piece) -> None:
+        """Send one response; with a finish reason, the last."""
+        ...
+
+    def fail(self, error: RequestError) -> None:
+        """Send an error as the last response."""
+        ...
+
+
+class Outbox:
+    """The sending thread and what it has yet to send."""
+
+    def __init__(self) -> None:
+        self._ready = threading.Condition()
+        self._answers: deque[OutgoingAnswer] = deque()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="fathom-outbox", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Send what is left, then end."""
+        with self._ready:
+            self._closing = True
+            self._ready.notify()
+        self._thread.join()
+
+    def put(self, answer: "OutgoingAnswer", change: Callable[[], None]) -> None:
+        """Apply a change to an answer and have it sent."""
+        with self._ready:
+            change()
+            if not answer.queued:
+                answer.queued = True
+                self._answers.append(answer)
+                self._ready.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._ready:
+                while not self._answers and not self._closing:
+                    self._ready.wait()
+                if not self._answers:
+                    return
+                answer = self._answers.popleft()
+                answer.queued = False
+                pieces, answer.pieces = answer.pieces, []
+                error = answer.error
+            try:
+                answer.deliver(pieces, error)
+            except Exception:  # a broken transport must not end the thread that serves the others
+                logger.exception("an answer could not be sent")
+                answer.on_broken()
+
+
+class OutgoingAnswer:
+    """One answer on its way: an ``AnswerSink`` for the engine, drained by the outbox.
+
+    ``whole`` sends a single response at the end. ``on_end`` is called once, from the outbox's thread, when the last
+    response has gone; ``on_broken`` when the transport failed.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        transport: AnswerTransport,
+        *,
+        whole: bool,
+        on_end: Callable[[], None],
+        on_broken: Callable[[], None],
+    ) -> None:
+        self._outbox = outbox
+        self._transport = transport
+        self._whole = whole
+        self._on_end = on_end
+        self.on_broken = on_broken
+        self._collected: list[Piece] = []
+        self.pieces: list[Piece] = []
+        self.error: RequestError | None = None
+        self.queued = False
+
+    def on_piece(self, piece: Piece) -> None:
+        """See ``AnswerSink.on_piece``."""
+        if self._whole and piece.finish_reason is None:
+            self._collected.append(piece)
+            return
+        self._outbox.put(self, lambda: self.pieces.append(piece))
+
+    def on_error(self, error: RequestError) -> None:
+        """See ``AnswerSink.on_error``."""
+
+        def set_error() -> None:
+            self.error = error
+
+        self._outbox.put(self, set_error)
+
+    def deliver(self, pieces: list[Piece], error: RequestError | None) -> None:
+        """Send pieces as one response, then an error if there is one."""
+        if pieces:
+            self._transport.send(joined([*self._collected, *pieces]))
+        if error is not None:
+            self._transport.fail(error)
+        if error is not None or (pieces and pieces[-1].finish_reason is not None):
+            self._on_end()
+
+
+def joined(pieces: list[Piece]) -> Piece:
+    """Several pieces in a row as one."""
+    return Piece(
+        text="".join(piece.text for piece in pieces),
+        token_ids=tuple(token for piece in pieces for token in piece.token_ids),
+        finish_reason=pieces[-1].finish_reason,
+    )
