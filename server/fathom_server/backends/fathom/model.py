@@ -83,7 +83,7 @@ class TritonPythonModel:
             transport,
             whole=not call.stream,
             on_end=lambda: self._end(watched),
-            on_broken=lambda: self._watch.drop(watched),
+            on_broken=lambda: self._abandon(watched),
         )
         timeout_us = request.timeout()
         watched.request = self._engine.submit(
@@ -99,6 +99,11 @@ class TritonPythonModel:
     def _end(self, watched: "WatchedRequest") -> None:
         self._watch.remove(watched)
         self._gauges.refresh()
+
+    def _abandon(self, watched: "WatchedRequest") -> None:
+        if watched.request is not None:
+            self._engine.cancel(watched.request)
+        self._end(watched)
 
 
 class TritonTransport:
@@ -176,11 +181,6 @@ class CancellationWatch:
                 self._watched.discard(watched)
             else:
                 self._ended.add(watched)
-
-    def drop(self, watched: WatchedRequest) -> None:
-        """Cancel a request whose answer cannot be sent."""
-        if watched.request is not None:
-            self._engine.cancel(watched.request)
 
     def close(self) -> None:
         """End the thread."""

@@ -68,14 +68,14 @@ class Outbox:
                 answer.deliver(pieces, error)
             except Exception:  # a broken transport must not end the thread that serves the others
                 logger.exception("an answer could not be sent")
-                answer.on_broken()
+                answer.break_off()
 
 
 class OutgoingAnswer:
     """One answer on its way: an ``AnswerSink`` for the engine, drained by the outbox.
 
-    ``whole`` sends a single response at the end. ``on_end`` is called once, from the outbox's thread, when the last
-    response has gone; ``on_broken`` when the transport failed.
+    ``whole`` sends a single response at the end. From the outbox's thread, one of two is called once: ``on_end`` when
+    the last response has gone, ``on_broken`` when a response could not be sent, after which nothing more is.
     """
 
     def __init__(
@@ -91,7 +91,8 @@ class OutgoingAnswer:
         self._transport = transport
         self._whole = whole
         self._on_end = on_end
-        self.on_broken = on_broken
+        self._on_broken = on_broken
+        self._broken = False
         self._collected: list[Piece] = []
         self.pieces: list[Piece] = []
         self.error: RequestError | None = None
@@ -114,12 +115,19 @@ class OutgoingAnswer:
 
     def deliver(self, pieces: list[Piece], error: RequestError | None) -> None:
         """Send pieces as one response, then an error if there is one."""
+        if self._broken:
+            return
         if pieces:
             self._transport.send(joined([*self._collected, *pieces]))
         if error is not None:
             self._transport.fail(error)
         if error is not None or (pieces and pieces[-1].finish_reason is not None):
             self._on_end()
+
+    def break_off(self) -> None:
+        """Give up: the transport has failed."""
+        self._broken = True
+        self._on_broken()
 
 
 def joined(pieces: list[Piece]) -> Piece:
