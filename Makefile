@@ -1,0 +1,41 @@
+# Two commands do the main things: `make demo` and `make test`. Each sets up what it needs and may be run twice.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.fathom-setup
+PROJECTS := $(wildcard client/pyproject.toml server/pyproject.toml export/pyproject.toml loadtest/pyproject.toml)
+PACKAGES := client/fathom_client server/fathom_server export/fathom_export loadtest/fathom_loadtest
+
+.PHONY: help setup demo test check format clean
+
+help: ## Show the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP) ## Make .venv with all four distributions, their extras and the development tools
+
+$(STAMP): constraints.txt pyproject.toml $(PROJECTS)
+	@echo "== setting up $(VENV) (a few minutes the first time)"
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "Fathom needs Python 3.11 to 3.13; set PYTHON=...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable client --editable 'server[cpu,embedded]' \
+		--editable 'export[torch]' --editable loadtest --group dev
+	@touch $@
+
+demo: setup ## Export the demo's models, serve, embed, generate and load-test them
+	@$(BIN)/python examples/demo.py
+
+test: setup ## Run all tests against a real embedded Triton
+	@$(BIN)/python -m pytest
+
+check: setup ## Lint, format and types
+	@echo "== ruff"; $(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@echo "== mypy"; $(BIN)/mypy $(PACKAGES)
+
+format: setup ## Format the code and mend what ruff can
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+clean: ## Remove what the tools made, but not .venv
+	@rm -rf reports .fathom .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find model_repository -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
