@@ -60,7 +60,7 @@ class Engine:
     def start(self) -> None:
         """Compute a step of every kind once, so that no caller pays for first use, then begin to serve."""
         prompt = np.zeros(min(self._limits.prefill_chunk, self._limits.max_context - 1), dtype=np.int64)
-        self._runner.prefill(0, 0, prompt, want_logits=True)
+        self._runner.prefill(0, 0, prompt)
         for batch in {1, self._limits.max_batch}:
             self._runner.decode(np.zeros(batch, dtype=np.int32), np.zeros(batch, dtype=np.int64))
         self._thread.start()
@@ -182,10 +182,9 @@ class Engine:
     def _prefill(self, chunk: PrefillChunk) -> None:
         request, done = chunk.request, chunk.request.computed_tokens
         token_ids = np.asarray(request.prompt_ids[done : done + chunk.tokens], dtype=np.int64)
-        is_last = chunk.tokens == request.remaining_prompt_tokens
-        logits = self._runner.prefill(chunk.slot, done, token_ids, want_logits=is_last)
+        logits = self._runner.prefill(chunk.slot, done, token_ids)
         request.computed_tokens += chunk.tokens
-        if logits is not None:
+        if not request.remaining_prompt_tokens:
             self._scheduler.begin_decoding(request)
             self._give([request], next_tokens(logits, [request]))
 

@@ -13,13 +13,11 @@ class Runner(Protocol):
 
     cache: SlotCache
 
-    def prefill(
-        self, slot: int, past_length: int, token_ids: npt.NDArray[np.int64], *, want_logits: bool
-    ) -> npt.NDArray[np.float32] | None:
+    def prefill(self, slot: int, past_length: int, token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Compute a chunk of one request's prompt behind ``past_length`` tokens of its slot.
 
-        ``token_ids`` is int64 [sequence]. Returns the last position's logits, float32 [1, vocabulary], if wanted. The
-        array is the runner's own and holds until its next step.
+        ``token_ids`` is int64 [sequence]. Returns the last position's logits, float32 [1, vocabulary], which hold until
+        the runner's next step.
         """
         ...
 

@@ -35,30 +35,24 @@ class OnnxRunner:
         self._logits = np.empty((limits.max_batch, 1, graph.vocabulary), dtype=np.float32)
         self._bindings: dict[tuple[int, int], Any] = {}
 
-    def prefill(
-        self, slot: int, past_length: int, token_ids: npt.NDArray[np.int64], *, want_logits: bool
-    ) -> npt.NDArray[np.float32] | None:
+    def prefill(self, slot: int, past_length: int, token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """See ``Runner.prefill``."""
-        positions = np.full((1, int(want_logits)), len(token_ids) - 1, dtype=np.int64)
         past_lengths = np.array([past_length], dtype=np.int32)
-        logits = self._step(slot, past_lengths, token_ids[np.newaxis], positions)
-        return logits[:, 0] if want_logits else None
+        return self._step(slot, past_lengths, token_ids[np.newaxis])
 
     def decode(self, past_lengths: npt.NDArray[np.int32], token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """See ``Runner.decode``."""
-        positions = np.zeros((len(token_ids), 1), dtype=np.int64)
-        return self._step(0, past_lengths, token_ids[:, np.newaxis], positions)[:, 0]
+        return self._step(0, past_lengths, token_ids[:, np.newaxis])
 
     def _step(
-        self,
-        first_slot: int,
-        past_lengths: npt.NDArray[np.int32],
-        input_ids: npt.NDArray[np.int64],
-        logit_positions: npt.NDArray[np.int64],
+        self, first_slot: int, past_lengths: npt.NDArray[np.int32], input_ids: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.float32]:
-        """One run over slots ``first_slot`` …; input_ids [batch, sequence] → logits [batch, k, vocabulary]."""
+        """One run over slots ``first_slot`` …; input_ids [batch, sequence] → last logits [batch, vocabulary]."""
         batch, sequence = input_ids.shape
-        feeds: dict[str, npt.NDArray[Any]] = {names.INPUT_IDS: input_ids, names.LOGIT_POSITIONS: logit_positions}
+        feeds: dict[str, npt.NDArray[Any]] = {
+            names.INPUT_IDS: input_ids,
+            names.LOGIT_POSITIONS: np.full((batch, 1), sequence - 1, dtype=np.int64),
+        }
         if self._graph.dialect == "cpu":
             lengths = past_lengths + np.int32(sequence)
             feeds[names.SEQLENS_K] = lengths - np.int32(1)
@@ -71,10 +65,10 @@ class OnnxRunner:
         kept = {name: np.ascontiguousarray(value) for name, value in feeds.items()}  # alive until the run is over
         for name, value in kept.items():
             binding.bind_input(name, "cpu", 0, value.dtype.type, value.shape, value.ctypes.data)
-        logits = self._logits[:batch, : logit_positions.shape[1]]
-        binding.bind_output(names.LOGITS, "cpu", 0, np.float32, logits.shape, self._logits.ctypes.data)
+        logits = self._logits[:batch]
+        binding.bind_output(names.LOGITS, "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
         self._session.run_with_iobinding(binding)
-        return logits
+        return logits[:, 0]
 
     def _cache_binding(self, first_slot: int, batch: int) -> Any:
         """The binding of a run of slots: past and present on the same memory, kept for the next step."""
