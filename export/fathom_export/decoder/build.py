@@ -1,0 +1,163 @@
+"""From a checkpoint folder to a decoder graph: ``model.onnx`` and its weights."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from fathom_export.decoder.architecture import DecoderArchitecture
+from fathom_export.errors import InvalidContextError, InvalidPrecisionError, UnsupportedArchitectureError
+from fathom_server.engine.settings import GRAPH_FILE, INPUT_IDS, LOGIT_POSITIONS, LOGITS, GraphDescription
+
+if TYPE_CHECKING:
+    from fathom_export.decoder.dialect import Dialect
+    from fathom_export.decoder.graph_writer import GraphWriter
+    from fathom_export.decoder.projections import Projections
+    from fathom_export.decoder.weights import DecoderWeights
+
+DecoderDialect = Literal["cpu", "portable"]
+DecoderPrecision = Literal["fp32", "int8"]
+
+DECODER_PRECISIONS: Final[dict[str, tuple[str, ...]]] = {"cpu": ("fp32", "int8"), "portable": ("fp32",)}
+"""The precisions of each dialect."""
+
+PRODUCER: Final = "fathom-export"
+
+
+def build_decoder(
+    source: Path,
+    destination: Path,
+    *,
+    dialect: DecoderDialect,
+    precision: DecoderPrecision,
+    max_context: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> GraphDescription:
+    """Write ``model.onnx`` and ``model.onnx.data`` into the folder ``destination``, which must exist.
+
+    ``source`` is a folder with config.json and safetensors. Weights are read, converted and written one tensor at a
+    time. ``max_context`` is the context in tokens that the graph can hold, by default all that the model was made for.
+    ``on_progress`` is called with the tensors written and their total.
+
+    Raises CheckpointError, UnsupportedArchitectureError, InvalidPrecisionError or InvalidContextError before anything
+    is written, CheckpointError or OSError while it is; then what was written is removed.
+    """
+    if precision not in DECODER_PRECISIONS.get(dialect, ()):
+        valid = "; ".join(f"{name}: {', '.join(precisions)}" for name, precisions in DECODER_PRECISIONS.items())
+        raise InvalidPrecisionError(
+            f"precision {precision!r} does not go with dialect {dialect!r}; valid pairs: {valid}"
+        )
+    architecture = DecoderArchitecture.load(source)
+    context = _context(architecture, max_context)
+
+    from fathom_export.decoder.checkpoint import Checkpoint
+    from fathom_export.decoder.cpu_dialect import CpuDialect
+    from fathom_export.decoder.graph_writer import GraphWriter
+    from fathom_export.decoder.portable_dialect import PortableDialect
+    from fathom_export.decoder.projections import Float32Projections, RowwiseInt8Projections
+    from fathom_export.decoder.weights import DecoderWeights
+
+    weights = DecoderWeights(Checkpoint.open(source), architecture)
+    graph = GraphWriter(
+        f"{architecture.model_type}_decoder",
+        metadata={"dialect": dialect, "precision": precision},
+        producer=PRODUCER,
+        producer_version=_version(),
+    )
+    projections = (RowwiseInt8Projections if precision == "int8" else Float32Projections)(graph)
+    lowering = (CpuDialect if dialect == "cpu" else PortableDialect)(graph, architecture, weights, projections, context)
+    _write_decoder(graph, architecture, weights, projections, lowering)
+    weights.refuse_unused()
+    graph.save(destination / GRAPH_FILE, on_progress)
+    return GraphDescription(
+        dialect=dialect,
+        precision=precision,
+        layers=architecture.layers,
+        kv_heads=architecture.kv_heads,
+        head_dim=architecture.head_dim,
+        vocabulary=architecture.vocabulary,
+        max_context=context,
+    )
+
+
+def _context(architecture: DecoderArchitecture, max_context: int | None) -> int:
+    context = architecture.max_positions if max_context is None else max_context
+    if not 1 <= context <= architecture.max_positions:
+        raise InvalidContextError(
+            f"max_context is {context}; this {architecture.model_type} takes 1 to {architecture.max_positions} tokens "
+            "(max_position_embeddings)"
+        )
+    window = architecture.sliding_window
+    if window is not None and window < context:
+        raise UnsupportedArchitectureError(
+            f"this {architecture.model_type} attends through a sliding window of {window} tokens, which is not "
+            f"supported beyond that length; set max_context to {window} or less (it is {context})"
+        )
+    return context
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(PRODUCER)
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "unknown"
+
+
+def _write_decoder(
+    graph: "GraphWriter",
+    architecture: DecoderArchitecture,
+    weights: "DecoderWeights",
+    projections: "Projections",
+    dialect: "Dialect",
+) -> None:
+    """The whole graph, in the operators of one dialect.
+
+    Only keys and values of every position are needed later, so from the last layer's attention on, only the positions
+    that get logits are computed.
+    """
+    import onnx_ir as ir
+
+    from fathom_export.decoder.dialect import BATCH, LOGIT_ROWS, SEQUENCE
+    from fathom_export.decoder.projections import Rows
+
+    input_ids = graph.input(INPUT_IDS, ir.DataType.INT64, (BATCH, SEQUENCE))
+    logit_positions = graph.input(LOGIT_POSITIONS, ir.DataType.INT64, (BATCH, LOGIT_ROWS))
+    dialect.declare_inputs()
+    projections.begin_rows("rows", input_ids)
+    residual = projections.embed("embedding", weights.embedding(), input_ids)
+    normed = dialect.norm("layer.0.attention_norm", residual, weights.attention_norm(0))
+    for layer in range(architecture.layers):
+        name = f"layer.{layer}"
+        is_last = layer == architecture.layers - 1
+        prepared = projections.prepare(f"{name}.attention.input", Rows(normed), architecture.hidden)
+        context = dialect.cached_attention(f"{name}.attention", layer, prepared)
+        if is_last:
+            projections.begin_rows("logit_rows", logit_positions)
+            context = graph.rows_at(f"{name}.attention.logit_rows", context, logit_positions)
+            residual = graph.rows_at(f"{name}.residual.logit_rows", residual, logit_positions)
+
+        output = f"{name}.attention.o_proj"
+        columns = architecture.heads * architecture.head_dim
+        prepared = projections.prepare(f"{output}.input", Rows(context), columns)
+        delta = projections.apply(output, prepared, weights.attention_output(layer))
+        residual, normed = dialect.add_and_norm(
+            f"{name}.mlp_norm", residual, projections.true_values(output, delta), weights.mlp_norm(layer)
+        )
+
+        prepared = projections.prepare(f"{name}.mlp.input", Rows(normed), architecture.hidden)
+        gate = projections.apply(f"{name}.mlp.gate_proj", prepared, weights.gate(layer))
+        up = projections.apply(f"{name}.mlp.up_proj", prepared, weights.up(layer))
+        activated = dialect.activation(f"{name}.mlp.activation", projections.true_values(f"{name}.mlp.gate_proj", gate))
+        gated = Rows(graph.node(f"{name}.mlp.gated", "Mul", activated, up.value), up.scale)
+        down = f"{name}.mlp.down_proj"
+        prepared = projections.prepare(f"{down}.input", gated, architecture.intermediate)
+        delta = projections.apply(down, prepared, weights.down(layer))
+        residual, normed = dialect.add_and_norm(
+            "final_norm" if is_last else f"layer.{layer + 1}.attention_norm",
+            residual,
+            projections.true_values(down, delta),
+            weights.final_norm() if is_last else weights.attention_norm(layer + 1),
+        )
+    logits = projections.lm_head("lm_head", weights.lm_head(), normed, logit_positions)
+    graph.output(logits, LOGITS, ir.DataType.FLOAT, (BATCH, LOGIT_ROWS, architecture.vocabulary))

@@ -1,0 +1,163 @@
+"""Weights of a checkpoint folder: safetensors, one tensor at a time, never pickle."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, Self
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from fathom_export.decoder.architecture import read_json_object
+from fathom_export.errors import CheckpointError
+
+WEIGHTS_FILE: Final = "model.safetensors"
+INDEX_FILE: Final = "model.safetensors.index.json"
+
+_PICKLE_PATTERNS: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+_HEADER_LENGTH_BYTES: Final = 8
+_GIT_LFS_POINTER: Final = b"version https://git-lfs"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """One tensor of a safetensors file, not yet read.
+
+    ``begin`` is its first byte in the file, ``dtype`` as the file's header spells it.
+    """
+
+    name: str
+    path: Path
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+
+    def read(self) -> npt.NDArray[np.float32]:
+        """The values in float32. Raises CheckpointError if any is infinite or not a number."""
+        values = self._map().astype(np.float32)
+        if not np.isfinite(values).all():
+            raise CheckpointError(f"{self.path}: tensor {self.name} holds values that are infinite or not a number")
+        return values
+
+    def equals(self, other: Self) -> bool:
+        """Whether both hold the same values in the same dtype."""
+        same_form = self.dtype == other.dtype and self.shape == other.shape
+        return same_form and bool(np.array_equal(self._map(), other._map()))
+
+    def _map(self) -> npt.NDArray[Any]:
+        return np.memmap(self.path, dtype=_DTYPES[self.dtype], mode="r", offset=self.begin, shape=self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Every tensor of a folder's ``model.safetensors`` or of the shards that its index names, by name."""
+
+    source: Path
+    tensors: Mapping[str, StoredTensor]
+
+    @classmethod
+    def open(cls, source: Path) -> Self:
+        """Read the headers, no weights. Raises CheckpointError naming the file and the remedy."""
+        if (source / WEIGHTS_FILE).exists():
+            return cls(source, _read_header(source / WEIGHTS_FILE))
+        if (source / INDEX_FILE).exists():
+            return cls(source, _read_shards(source))
+        pickled = sorted(path.name for pattern in _PICKLE_PATTERNS for path in source.glob(pattern))
+        if pickled:
+            raise CheckpointError(
+                f"{source} holds only pickled weights ({', '.join(pickled)}), which can run code when read; convert "
+                "them where you trust them: load the model in transformers and call "
+                "model.save_pretrained(FOLDER, safe_serialization=True)"
+            )
+        raise CheckpointError(f"{source} holds no weights: neither {WEIGHTS_FILE} nor {INDEX_FILE} is there")
+
+    def tensor(self, name: str, shape: tuple[int, ...]) -> StoredTensor:
+        """A tensor by name. Raises CheckpointError if it is missing, or if its dtype or shape is not the expected."""
+        stored = self.tensors.get(name)
+        if stored is None:
+            raise CheckpointError(f"{self.source}: the weights lack tensor {name}; the checkpoint is incomplete")
+        if stored.shape != shape:
+            raise CheckpointError(
+                f"{stored.path}: tensor {name} has shape {list(stored.shape)}, but config.json asks for {list(shape)}"
+            )
+        if stored.dtype not in _DTYPES:
+            raise CheckpointError(
+                f"{stored.path}: tensor {name} is of dtype {stored.dtype}; readable: {', '.join(_DTYPES)}"
+            )
+        return stored
+
+
+def _read_shards(source: Path) -> dict[str, StoredTensor]:
+    index = source / INDEX_FILE
+    weight_map = read_json_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index} has no weight_map; download the checkpoint again")
+    shards: dict[str, dict[str, StoredTensor]] = {}
+    for shard in sorted(set(map(str, weight_map.values()))):
+        # Only the spelling is judged: in a hub cache each file is itself a link out of the folder.
+        relative = PurePosixPath(shard)
+        if relative.is_absolute() or ".." in relative.parts or "\\" in shard:
+            raise CheckpointError(f"{index} names shard {shard!r}, which leaves the checkpoint's folder; do not use it")
+        if not (source / relative).is_file():
+            raise CheckpointError(
+                f"{index} names shard {shard!r}, but the file is absent; download the checkpoint again"
+            )
+        shards[shard] = _read_header(source / relative)
+    tensors = {}
+    for name, shard in weight_map.items():
+        if name not in shards[str(shard)]:
+            raise CheckpointError(f"{index} says that {shard!r} holds tensor {name}, but it does not")
+        tensors[name] = shards[str(shard)][name]
+    return tensors
+
+
+def _read_header(path: Path) -> dict[str, StoredTensor]:
+    """Parse a safetensors header and hold it against the file's size."""
+    file_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(len(_GIT_LFS_POINTER))
+        if start == _GIT_LFS_POINTER:
+            raise CheckpointError(f"{path} is a Git LFS pointer, not the weights; run `git lfs pull` in its repository")
+        header_bytes = int.from_bytes(start[:_HEADER_LENGTH_BYTES], "little")
+        if file_bytes < _HEADER_LENGTH_BYTES or header_bytes > file_bytes - _HEADER_LENGTH_BYTES:
+            raise CheckpointError(
+                f"{path} is truncated: its header should take {header_bytes} bytes, but the file has only "
+                f"{file_bytes}; download it again"
+            )
+        file.seek(_HEADER_LENGTH_BYTES)
+        raw = file.read(header_bytes)
+    try:
+        header: dict[str, Any] = json.loads(raw)
+        header.pop("__metadata__", None)
+        data_begin = _HEADER_LENGTH_BYTES + header_bytes
+        return {
+            name: _stored_tensor(name, path, entry, data_begin, file_bytes - data_begin)
+            for name, entry in header.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not a safetensors file ({error!r}); download it again") from error
+
+
+def _stored_tensor(name: str, path: Path, entry: dict[str, Any], data_begin: int, data_bytes: int) -> StoredTensor:
+    shape = tuple(int(size) for size in entry["shape"])
+    begin, end = (int(offset) for offset in entry["data_offsets"])
+    if end > data_bytes:
+        raise CheckpointError(
+            f"{path} is truncated: tensor {name} ends at byte {end} of the data, but the file holds only {data_bytes}; "
+            "download it again"
+        )
+    dtype = str(entry["dtype"])
+    if begin < 0 or (dtype in _DTYPES and end - begin != math.prod(shape) * _DTYPES[dtype].itemsize):
+        raise CheckpointError(
+            f"{path}: tensor {name} of {dtype} {list(shape)} does not fit its data_offsets [{begin}, {end}]; "
+            "download it again"
+        )
+    return StoredTensor(name, path, dtype, shape, data_begin + begin)

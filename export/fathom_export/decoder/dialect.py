@@ -1,0 +1,94 @@
+"""What the dialects of a decoder graph share, and what each must say for itself."""
+
+from abc import ABC, abstractmethod
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+
+from fathom_export.decoder.architecture import DecoderArchitecture
+from fathom_export.decoder.graph_writer import GraphWriter, Weight
+from fathom_export.decoder.projections import Projections, Rows
+from fathom_export.decoder.rotary import rotary_tables
+from fathom_export.decoder.weights import DecoderWeights
+from fathom_server.engine.settings import past_name, present_name
+
+BATCH: Final = "batch"
+SEQUENCE: Final = "sequence"
+LOGIT_ROWS: Final = "logit_rows"
+
+
+class Dialect(ABC):
+    """The operators that a decoder's norms, attention and activation are written in.
+
+    ``max_context`` is the length of the rotary tables in tokens, and of the cache where the dialect's is static.
+    """
+
+    cache_length: int | str
+    """The cache's length in tokens, or the name of a dimension that the caller chooses."""
+
+    def __init__(
+        self,
+        graph: GraphWriter,
+        architecture: DecoderArchitecture,
+        weights: DecoderWeights,
+        projections: Projections,
+        max_context: int,
+    ) -> None:
+        self._graph = graph
+        self._architecture = architecture
+        self._weights = weights
+        self._projections = projections
+        self._max_context = max_context
+        cosines, sines = rotary_tables(architecture.head_dim, architecture.rope_theta, max_context)
+        self._cosines = graph.constant("rotary.cosines", cosines)
+        self._sines = graph.constant("rotary.sines", sines)
+
+    @abstractmethod
+    def declare_inputs(self) -> None:
+        """Declare the inputs that are this dialect's own, after ids and positions and before the cache."""
+
+    @abstractmethod
+    def attention(
+        self, name: str, layer: int, prepared: Rows, past_key: ir.Value, past_value: ir.Value
+    ) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Project prepared hidden states, write keys and values into the cache, attend.
+
+        Gives the context, float32 [batch, sequence, heads × head_dim], and the cache after it: key and value, each
+        [batch, kv_heads, cache length, head_dim].
+        """
+
+    @abstractmethod
+    def add_and_norm(self, name: str, residual: ir.Value, delta: ir.Value, weight: Weight) -> tuple[ir.Value, ir.Value]:
+        """The new residual, ``residual`` + ``delta``, and its norm."""
+
+    @abstractmethod
+    def activation(self, name: str, value: ir.Value) -> ir.Value:
+        """SiLU: x · sigmoid(x)."""
+
+    def norm(self, name: str, value: ir.Value, weight: Weight) -> ir.Value:
+        """RMS norm over the last axis."""
+        epsilon = self._architecture.norm_epsilon
+        return self._graph.node(name, "RMSNormalization", value, self._graph.weight(weight), axis=-1, epsilon=epsilon)
+
+    def cached_attention(self, name: str, layer: int, prepared: Rows) -> ir.Value:
+        """``attention`` over the layer's cache inputs and outputs, which are declared here."""
+        form = self._architecture
+        shape = (BATCH, form.kv_heads, self.cache_length, form.head_dim)
+        past_key = self._graph.input(past_name(layer, "key"), ir.DataType.FLOAT, shape)
+        past_value = self._graph.input(past_name(layer, "value"), ir.DataType.FLOAT, shape)
+        context, key, value = self.attention(name, layer, prepared, past_key, past_value)
+        self._graph.output(key, present_name(layer, "key"), ir.DataType.FLOAT, shape)
+        self._graph.output(value, present_name(layer, "value"), ir.DataType.FLOAT, shape)
+        return context
+
+    def split_heads(self, name: str, value: ir.Value, heads: int) -> ir.Value:
+        """[batch, sequence, heads × head_dim] → [batch, sequence, heads, head_dim]."""
+        shape = np.array([0, 0, heads, self._architecture.head_dim], np.int64)
+        return self._graph.node(name, "Reshape", value, self._graph.constant(f"shape.{heads}_heads", shape))
+
+    def join_heads(self, name: str, value: ir.Value, heads: int) -> ir.Value:
+        """[batch, sequence, heads, head_dim] → [batch, sequence, heads × head_dim]."""
+        columns = heads * self._architecture.head_dim
+        shape = self._graph.constant(f"shape.{columns}_columns", np.array([0, 0, columns], np.int64))
+        return self._graph.node(name, "Reshape", value, shape)

@@ -1,0 +1,123 @@
+"""Writes nodes, constants and streamed weights into an ONNX graph."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+OPSET: Final = 24
+IR_VERSION: Final = 12
+"""ONNX 1.19's, the first with opset 24."""
+MICROSOFT: Final = "com.microsoft"
+"""The domain of ONNX Runtime's own operators."""
+GRAPH_DATA_SUFFIX: Final = ".data"
+
+Dimension = int | str
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A tensor that is computed when it is written, then let go of; ``read`` gives values of this dtype and shape."""
+
+    name: str
+    dtype: ir.DataType
+    shape: tuple[int, ...]
+    read: Callable[[], npt.NDArray[Any]]
+
+
+class GraphWriter:
+    """Builds one ONNX graph node by node. A node's first output carries the node's name."""
+
+    def __init__(self, name: str, metadata: dict[str, str], producer: str, producer_version: str) -> None:
+        self._graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name=name)
+        self._model = ir.Model(
+            self._graph,
+            ir_version=IR_VERSION,
+            producer_name=producer,
+            producer_version=producer_version,
+            metadata_props=metadata,
+        )
+
+    def input(self, name: str, dtype: ir.DataType, shape: Sequence[Dimension]) -> ir.Value:
+        """Declare a graph input; a string is a dimension of that name."""
+        value = ir.val(name, dtype, shape)
+        self._graph.inputs.append(value)
+        return value
+
+    def output(self, value: ir.Value, name: str, dtype: ir.DataType, shape: Sequence[Dimension]) -> None:
+        """Declare a node's output a graph output, under this name."""
+        value.name, value.dtype, value.shape = name, dtype, ir.Shape(shape)
+        self._graph.outputs.append(value)
+
+    def node(self, name: str, op_type: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any) -> ir.Value:
+        """Add a node with one output."""
+        return self.nodes(name, op_type, *inputs, outputs=("",), domain=domain, **attributes)[0]
+
+    def nodes(
+        self,
+        name: str,
+        op_type: str,
+        *inputs: ir.Value | None,
+        outputs: Sequence[str | None],
+        domain: str = "",
+        **attributes: Any,
+    ) -> tuple[ir.Value, ...]:
+        """Add a node with several outputs, each named ``name`` + its suffix; None is an output that nobody reads."""
+        values = tuple(ir.Value(name="" if suffix is None else name + suffix) for suffix in outputs)
+        self._graph.append(ir.node(op_type, inputs, attributes, domain=domain, outputs=values, name=name))
+        if domain:
+            self._graph.opset_imports[domain] = 1
+        return values
+
+    def rows_at(self, name: str, value: ir.Value, positions: ir.Value) -> ir.Value:
+        """Rows of [batch, sequence, n] at positions [batch, k], each batch entry its own: [batch, k, n]."""
+        last_axis = self.constant("axis.last", np.array([-1], np.int64))
+        indices = self.node(f"{name}.indices", "Unsqueeze", positions, last_axis)
+        return self.node(name, "GatherND", value, indices, batch_dims=1)
+
+    def constant(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
+        """A tensor that is at hand; asking twice for a name gives the same one."""
+        if name in self._graph.initializers:
+            return self._graph.initializers[name]
+        return self._initializer(ir.tensor(array, name=name), array.shape)
+
+    def weight(self, weight: Weight) -> ir.Value:
+        """A tensor that is streamed when the graph is saved; asking twice for a name gives the same one."""
+        if weight.name in self._graph.initializers:
+            return self._graph.initializers[weight.name]
+        return self._initializer(
+            ir.LazyTensor(
+                lambda: ir.tensor(weight.read(), name=weight.name),
+                dtype=weight.dtype,
+                shape=ir.Shape(weight.shape),
+                name=weight.name,
+            ),
+            weight.shape,
+        )
+
+    def save(self, path: Path, on_progress: Callable[[int, int], None] | None = None) -> None:
+        """Write the graph to ``path`` and its weights beside it in ``path`` + ".data", one tensor at a time.
+
+        ``on_progress`` is called with the tensors written and their total. What was written is removed if it fails.
+        """
+        data = path.with_name(path.name + GRAPH_DATA_SUFFIX)
+
+        def report(_: ir.TensorProtocol, info: ir.external_data.CallbackInfo) -> None:
+            if on_progress is not None:
+                on_progress(info.index + 1, info.total)
+
+        try:
+            ir.save(self._model, path, external_data=data.name, callback=report)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            data.unlink(missing_ok=True)
+            raise
+
+    def _initializer(self, tensor: ir.TensorProtocol, shape: tuple[int, ...]) -> ir.Value:
+        value = ir.Value(name=tensor.name, shape=ir.Shape(shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        self._graph.register_initializer(value)
+        return value
