@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ import triton_python_backend_utils as pb_utils
 from fathom_client import protocol
 from fathom_server.backends.fathom.generate_request import GenerateRequest, read_generate_request
 from fathom_server.backends.fathom.outbox import Outbox, OutgoingAnswer
-from fathom_server.engine.engine import Engine
+from fathom_server.engine.engine import Engine, EngineLoad
 from fathom_server.engine.request import Piece, Request
 from fathom_server.engine.runner.onnx import OnnxRunner
 from fathom_server.engine.settings import EngineSettings
@@ -30,13 +31,14 @@ from fathom_server.text.tokenizer import TextTokenizer
 _WATCH_INTERVAL_S: Final = 0.01
 _MICROSECONDS: Final = 1e6
 
+# names of pb_utils.TritonError's codes; Triton fills that class in only after this module is imported
 _ERROR_CODES: Final = {
-    InvalidRequestError: pb_utils.TritonError.INVALID_ARG,
-    QueueFullError: pb_utils.TritonError.UNAVAILABLE,
-    ShuttingDownError: pb_utils.TritonError.UNAVAILABLE,
-    DeadlineError: pb_utils.TritonError.CANCELLED,
-    CancelledRequestError: pb_utils.TritonError.CANCELLED,
-    EngineFailureError: pb_utils.TritonError.INTERNAL,
+    InvalidRequestError: "INVALID_ARG",
+    QueueFullError: "UNAVAILABLE",
+    ShuttingDownError: "UNAVAILABLE",
+    DeadlineError: "CANCELLED",
+    CancelledRequestError: "CANCELLED",
+    EngineFailureError: "INTERNAL",
 }
 
 
@@ -51,8 +53,8 @@ class TritonPythonModel:
         self._tokenizer = TextTokenizer.load(folder)
         self._engine = Engine(OnnxRunner(folder, settings), settings, DetokenizerFactory(self._tokenizer.tokenizer).new)
         self._outbox = Outbox()
-        self._watch = CancellationWatch(self._engine)
         self._gauges = LoadGauges(self._engine, args["model_name"])
+        self._watch = CancellationWatch(self._engine, on_tick=self._gauges.refresh)
         self._engine.start()
 
     def execute(self, requests: list[Any]) -> None:
@@ -94,7 +96,6 @@ class TritonPythonModel:
             timeout_us / _MICROSECONDS if timeout_us > 0 else None,
         )
         self._watch.add(watched)
-        self._gauges.refresh()
 
     def _end(self, watched: "WatchedRequest") -> None:
         self._watch.remove(watched)
@@ -138,7 +139,8 @@ class TritonTransport:
     def fail(self, error: RequestError) -> None:
         """See ``AnswerTransport.fail``."""
         prefix = protocol.DEADLINE_PREFIX if isinstance(error, DeadlineError) else ""
-        triton_error = pb_utils.TritonError(f"{prefix}{error}", _ERROR_CODES[type(error)])
+        code = getattr(pb_utils.TritonError, _ERROR_CODES[type(error)])
+        triton_error = pb_utils.TritonError(f"{prefix}{error}", code)
         self.sender.send(
             pb_utils.InferenceResponse(output_tensors=[], error=triton_error),
             flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
@@ -154,10 +156,14 @@ class WatchedRequest:
 
 
 class CancellationWatch:
-    """Asks Triton, request by request, whether the caller has left; it tells nobody by itself."""
+    """Asks Triton, request by request, whether the caller has left; it tells nobody by itself.
 
-    def __init__(self, engine: Engine) -> None:
+    ``on_tick`` is called after every round of questions, for as long as there are requests.
+    """
+
+    def __init__(self, engine: Engine, on_tick: Callable[[], None]) -> None:
         self._engine = engine
+        self._on_tick = on_tick
         self._changed = threading.Condition()
         self._watched: set[WatchedRequest] = set()
         self._ended: set[WatchedRequest] = set()
@@ -200,6 +206,7 @@ class CancellationWatch:
             for one in watched:
                 if one.request is not None and not one.request.cancelled and one.sender.is_cancelled():
                     self._engine.cancel(one.request)
+            self._on_tick()
             with self._changed:
                 self._changed.wait_for(lambda: self._closing, timeout=_WATCH_INTERVAL_S)
 
@@ -214,12 +221,17 @@ class LoadGauges:
         self._waiting_family = _gauge_family("fathom_num_requests_waiting", "Requests that wait for a slot")
         self._running = self._running_family.Metric(labels={"model": model})
         self._waiting = self._waiting_family.Metric(labels={"model": model})
+        self._written = EngineLoad(running=0, waiting=0)
+        self._lock = threading.Lock()
 
     def refresh(self) -> None:
-        """Write the load as it is now."""
-        load = self._engine.load()
-        self._running.set(load.running)
-        self._waiting.set(load.waiting)
+        """Write the load as it is now, if it has changed: each write is a message to Triton's process."""
+        with self._lock:
+            load = self._engine.load()
+            if load != self._written:
+                self._written = load
+                self._running.set(load.running)
+                self._waiting.set(load.waiting)
 
 
 def _gauge_family(name: str, description: str) -> Any:
