@@ -1,5 +1,6 @@
 """Triton's adaptor of the engine: it translates requests, responses, errors and cancellations, nothing more."""
 
+import gc
 import logging
 import threading
 from collections.abc import Callable
@@ -74,6 +75,10 @@ class TritonPythonModel:
         self._engine.stop()
         self._watch.close()
         self._outbox.close()
+        self._gauges.close()
+        # what Triton lent (senders, metrics) must be gone before its process is: a late destructor would crash the stub
+        del self._engine, self._watch, self._outbox, self._gauges
+        gc.collect()
 
     def _submit(self, request: Any, transport: "TritonTransport") -> None:
         tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
@@ -108,10 +113,16 @@ class TritonPythonModel:
 
 
 class TritonTransport:
-    """Responses of one request (see ``AnswerTransport``)."""
+    """Responses of one request (see ``AnswerTransport``).
+
+    Triton frees what stands behind a sender with the last response, and asking a freed one whether its caller has left
+    ends the whole server. So sending and asking share a lock, and after the last response nobody asks.
+    """
 
     def __init__(self, request: Any) -> None:
-        self.sender = request.get_response_sender()
+        self._sender = request.get_response_sender()
+        self._lock = threading.Lock()
+        self._complete = False
         self._names = frozenset(request.requested_output_names())
         self._num_input_tokens = 0
         self._echo = ""
@@ -133,25 +144,31 @@ class TritonTransport:
             protocol.OUTPUT_IDS: np.array(piece.token_ids, dtype=np.int32),
         }
         tensors = [pb_utils.Tensor(name, value) for name, value in values.items() if name in self._names]
-        flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if piece.finish_reason is not None else 0
-        self.sender.send(pb_utils.InferenceResponse(output_tensors=tensors), flags=flags)
+        self._respond(pb_utils.InferenceResponse(output_tensors=tensors), last=piece.finish_reason is not None)
 
     def fail(self, error: RequestError) -> None:
         """See ``AnswerTransport.fail``."""
         prefix = protocol.DEADLINE_PREFIX if isinstance(error, DeadlineError) else ""
         code = getattr(pb_utils.TritonError, _ERROR_CODES[type(error)])
         triton_error = pb_utils.TritonError(f"{prefix}{error}", code)
-        self.sender.send(
-            pb_utils.InferenceResponse(output_tensors=[], error=triton_error),
-            flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
-        )
+        self._respond(pb_utils.InferenceResponse(output_tensors=[], error=triton_error), last=True)
+
+    def is_cancelled(self) -> bool:
+        """Whether the caller has left before the last response."""
+        with self._lock:
+            return not self._complete and bool(self._sender.is_cancelled())
+
+    def _respond(self, response: Any, *, last: bool) -> None:
+        with self._lock:
+            self._complete = last
+            self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if last else 0)
 
 
 class WatchedRequest:
-    """A request in the engine and the sender that knows whether its caller is still there."""
+    """A request in the engine and the transport that knows whether its caller is still there."""
 
     def __init__(self, transport: TritonTransport) -> None:
-        self.sender = transport.sender
+        self.transport = transport
         self.request: Request | None = None
 
 
@@ -204,7 +221,7 @@ class CancellationWatch:
                     return
                 watched = list(self._watched)
             for one in watched:
-                if one.request is not None and not one.request.cancelled and one.sender.is_cancelled():
+                if one.request is not None and not one.request.cancelled and one.transport.is_cancelled():
                     self._engine.cancel(one.request)
             self._on_tick()
             with self._changed:
@@ -232,6 +249,11 @@ class LoadGauges:
                 self._written = load
                 self._running.set(load.running)
                 self._waiting.set(load.waiting)
+
+    def close(self) -> None:
+        """Give the metrics back while Triton is still there to take them, each before its family."""
+        del self._running, self._waiting
+        del self._running_family, self._waiting_family
 
 
 def _gauge_family(name: str, description: str) -> Any:
