@@ -1,0 +1,1 @@
+"""``fathom-serve``: finds Triton, starts it over a repository, watches it, and stops it in order."""

@@ -1,0 +1,77 @@
+"""The command line of ``fathom-serve``."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from fathom_server.errors import FathomServerError
+from fathom_server.launcher.settings import (
+    DEFAULT_GRPC_PORT,
+    DEFAULT_HOST,
+    DEFAULT_HTTP_PORT,
+    DEFAULT_METRICS_PORT,
+    LaunchSettings,
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All flags of ``fathom-serve``."""
+    parser = argparse.ArgumentParser(
+        prog="fathom-serve",
+        description="Serve a model repository on NVIDIA Triton. When every model is ready, one line of JSON with the "
+        "ports goes to stdout; everything else goes to stderr.",
+        epilog="SIGTERM or Ctrl-C stops: running requests finish, for at most --drain-s seconds; again: at once.",
+    )
+    parser.add_argument(
+        "repository", nargs="?", type=Path, default=Path("model_repository"), metavar="REPOSITORY",
+        help="folder of models (default: %(default)s)",
+    )  # fmt: skip
+    where = parser.add_argument_group("where it listens")
+    where.add_argument(
+        "--host", default=DEFAULT_HOST, help="address to listen on; 0.0.0.0 in a container (default: %(default)s)"
+    )
+    where.add_argument("--ports", choices=["auto"], help="take free ports where no flag names one")
+    where.add_argument("--grpc-port", type=int, metavar="N", help=f"(default: {DEFAULT_GRPC_PORT})")
+    where.add_argument("--http-port", type=int, metavar="N", help=f"(default: {DEFAULT_HTTP_PORT})")
+    where.add_argument("--metrics-port", type=int, metavar="N", help=f"(default: {DEFAULT_METRICS_PORT})")
+    where.add_argument(
+        "--ports-file", type=Path, metavar="FILE", help="write ports and pid there as JSON while the server is ready"
+    )
+    life = parser.add_argument_group("start and stop")
+    life.add_argument("--tritonserver", type=Path, metavar="PATH", help="the program to run (default: the first found)")
+    life.add_argument(
+        "--ready-timeout-s", type=float, default=600.0, metavar="S",
+        help="give up when the models are not ready after this many seconds (default: %(default)g)",
+    )  # fmt: skip
+    life.add_argument(
+        "--drain-s", type=float, default=30.0, metavar="S",
+        help="seconds in which a stop is complete, running requests included (default: %(default)g)",
+    )  # fmt: skip
+    log = parser.add_argument_group("log")
+    log.add_argument(
+        "--log-level", choices=["info", "warning", "error"], default="info",
+        help="lowest level of Triton's lines shown on stderr (default: %(default)s)",
+    )  # fmt: skip
+    log.add_argument("--log-file", type=Path, metavar="FILE", help="append every line of Triton's log to this file")
+    log.add_argument("--log-verbose", type=int, default=0, metavar="N", help="Triton's verbosity (default: 0)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run ``fathom-serve``; returns its exit status: 2 for what the caller can mend before Triton starts."""
+    arguments = vars(build_parser().parse_args(argv))
+    auto_ports = arguments.pop("ports") == "auto"
+    try:
+        settings = LaunchSettings(auto_ports=auto_ports, **arguments)
+        from fathom_server.launcher.serve import serve
+
+        return serve(settings)
+    except FathomServerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

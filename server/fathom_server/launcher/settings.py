@@ -1,0 +1,55 @@
+"""What ``fathom-serve`` is asked to do."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, get_args
+
+from fathom_server.errors import SettingsError
+
+LogLevel = Literal["info", "warning", "error"]
+
+DEFAULT_HOST: Final = "127.0.0.1"
+DEFAULT_GRPC_PORT: Final = 8001
+DEFAULT_HTTP_PORT: Final = 8000
+DEFAULT_METRICS_PORT: Final = 8002
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchSettings:
+    """One server: which repository, where it listens, how it ends, where its log goes.
+
+    A port of None is Triton's usual one, or a free one with ``auto_ports``. ``drain_s`` bounds the whole stop in
+    seconds, ``ready_timeout_s`` the start. ``log_level`` is the lowest level of Triton's lines shown on stderr;
+    ``log_file`` gets every line.
+    """
+
+    repository: Path
+    host: str = DEFAULT_HOST
+    grpc_port: int | None = None
+    http_port: int | None = None
+    metrics_port: int | None = None
+    auto_ports: bool = False
+    ports_file: Path | None = None
+    tritonserver: Path | None = None
+    drain_s: float = 30.0
+    ready_timeout_s: float = 600.0
+    log_level: LogLevel = "info"
+    log_file: Path | None = None
+    log_verbose: int = 0
+
+    def __post_init__(self) -> None:
+        for flag, port in (
+            ("--grpc-port", self.grpc_port),
+            ("--http-port", self.http_port),
+            ("--metrics-port", self.metrics_port),
+        ):
+            if port is not None and not 1 <= port <= 65535:
+                raise SettingsError(f"{flag} is {port}; a port is a number from 1 to 65535")
+        for flag, seconds in (("--drain-s", self.drain_s), ("--ready-timeout-s", self.ready_timeout_s)):
+            if not (seconds > 0 and math.isfinite(seconds)):
+                raise SettingsError(f"{flag} is {seconds:g}; it must be a number of seconds above 0")
+        if self.log_level not in get_args(LogLevel):
+            raise SettingsError(f"--log-level is {self.log_level!r}; valid: {', '.join(get_args(LogLevel))}")
+        if self.log_verbose < 0:
+            raise SettingsError(f"--log-verbose is {self.log_verbose}; it must not be negative")
