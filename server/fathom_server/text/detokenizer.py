@@ -70,7 +70,7 @@ def _byte_level_table(tokenizer: Tokenizer) -> list[bytes] | None:
     decoders = decoder.get("decoders", [decoder])
     if [entry.get("type") for entry in decoders] != ["ByteLevel"]:
         return None
-    byte_of = {character: byte for byte, character in _byte_characters().items()}
+    byte_of = {character: byte for byte, character in byte_characters().items()}
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     table = [b""] * (max(vocabulary.values(), default=-1) + 1)
     added = {entry["id"]: entry for entry in description.get("added_tokens", ())}
@@ -82,7 +82,7 @@ def _byte_level_table(tokenizer: Tokenizer) -> list[bytes] | None:
     return table
 
 
-def _byte_characters() -> dict[int, str]:
+def byte_characters() -> dict[int, str]:
     """GPT-2's printable stand-in for each byte (``bytes_to_unicode`` in openai/gpt-2, src/encoder.py)."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     table = {byte: chr(byte) for byte in printable}

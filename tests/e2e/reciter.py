@@ -1,0 +1,106 @@
+"""A checkpoint that recites a text: a real Llama whose weights say which token follows which.
+
+Embeddings are one-hot, attention and MLP add nothing, and the LM head maps each token to its successor, so a greedy
+answer is known in advance, whatever the text holds. Every character is cut into tokens in the middle of its bytes.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from fathom_server.text.detokenizer import byte_characters
+from safetensors.numpy import save_file
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+PLANES = 17
+HEAD_DIM = 16
+END = "<|end|>"
+START = "<|start|>"
+
+
+def planes_text() -> str:
+    """One character of every Unicode plane, no two alike in either half of their bytes."""
+    return "".join(chr((plane << 16) + 0x3042 + 0x41 * plane) for plane in range(PLANES))
+
+
+def write_reciter(folder: Path, text: str) -> None:
+    """Write a checkpoint that answers the prompt ``START`` with ``text``.
+
+    The text is cut into pieces of one or two bytes; raises ValueError if a piece occurs twice, since then two
+    successors would be asked of one token.
+    """
+    pieces = _pieces(text)
+    if len(set(pieces)) != len(pieces):
+        raise ValueError("a piece of the text occurs twice")
+    characters = byte_characters()
+    tokens = ["".join(characters[byte] for byte in piece) for piece in pieces]
+    vocabulary = {END: 0, START: 1} | {token: place + 2 for place, token in enumerate(tokens)}
+    _write_tokenizer(folder, vocabulary)
+    order = [1, *range(2, len(vocabulary)), 0]  # start, the pieces, the end
+    _write_weights(folder, order)
+
+
+def _pieces(text: str) -> list[bytes]:
+    pieces = []
+    for character in text:
+        data = character.encode()
+        middle = max(1, len(data) // 2)
+        pieces += [part for part in (data[:middle], data[middle:]) if part]
+    return pieces
+
+
+def _write_tokenizer(folder: Path, vocabulary: dict[str, int]) -> None:
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(END, special=True), AddedToken(START, special=True)])
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": END, "chat_template": template}))
+
+
+def _write_weights(folder: Path, order: list[int]) -> None:
+    size = len(order)
+    hidden = size + size % 2
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": hidden,
+        "intermediate_size": 4,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "num_key_value_heads": 1,
+        "head_dim": HEAD_DIM,
+        "hidden_act": "silu",
+        "max_position_embeddings": 1024,
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        "tie_word_embeddings": False,
+        "vocab_size": size,
+        "eos_token_id": 0,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    embedding = np.eye(size, hidden, dtype=np.float32)
+    head = np.zeros((size, hidden), dtype=np.float32)
+    for token, successor in zip(order, [*order[1:], order[0]], strict=True):
+        head[successor, token] = 1.0
+    layer = "model.layers.0."
+    save_file(
+        {
+            "model.embed_tokens.weight": embedding,
+            "lm_head.weight": head,
+            "model.norm.weight": np.ones(hidden, dtype=np.float32),
+            f"{layer}input_layernorm.weight": np.ones(hidden, dtype=np.float32),
+            f"{layer}post_attention_layernorm.weight": np.ones(hidden, dtype=np.float32),
+            f"{layer}self_attn.q_proj.weight": np.zeros((HEAD_DIM, hidden), dtype=np.float32),
+            f"{layer}self_attn.k_proj.weight": np.zeros((HEAD_DIM, hidden), dtype=np.float32),
+            f"{layer}self_attn.v_proj.weight": np.zeros((HEAD_DIM, hidden), dtype=np.float32),
+            f"{layer}self_attn.o_proj.weight": np.zeros((hidden, HEAD_DIM), dtype=np.float32),
+            f"{layer}mlp.gate_proj.weight": np.zeros((4, hidden), dtype=np.float32),
+            f"{layer}mlp.up_proj.weight": np.zeros((4, hidden), dtype=np.float32),
+            f"{layer}mlp.down_proj.weight": np.zeros((hidden, 4), dtype=np.float32),
+        },
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
