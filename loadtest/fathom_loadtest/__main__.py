@@ -1,0 +1,7 @@
+"""``python -m fathom_loadtest`` is ``fathom-load``."""
+
+import sys
+
+from fathom_loadtest.cli import main
+
+sys.exit(main())

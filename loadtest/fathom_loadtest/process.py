@@ -1,0 +1,21 @@
+"""Makes this process cooperative: gevent under the standard library and under gRPC, before anything uses them."""
+
+import sys
+
+from fathom_loadtest.errors import LoadTestError
+
+
+def make_cooperative() -> None:
+    """Patch the standard library, then gRPC; nothing else may have loaded gRPC before.
+
+    A gRPC call blocks the whole event loop, and with it every other user, unless gRPC knows of gevent when its first
+    channel is made. Raises LoadTestError where it is too late.
+    """
+    if "grpc" in sys.modules:
+        raise LoadTestError("gRPC was loaded before gevent; start the load test in a process of its own (fathom-load)")
+    from gevent import monkey
+
+    monkey.patch_all()
+    from grpc.experimental.gevent import init_gevent
+
+    init_gevent()

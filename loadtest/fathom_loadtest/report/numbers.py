@@ -1,0 +1,22 @@
+"""How reports write numbers: three significant digits, so that tables can be read."""
+
+
+def short(value: float | None) -> str:
+    """Write a figure with three significant digits, whole numbers from 100 on, and a dash where there is none."""
+    if value is None:
+        return "–"
+    size = abs(value)
+    if size >= 99.95:
+        return f"{value:,.0f}"
+    if size >= 9.995:
+        return f"{value:.1f}"
+    if size >= 1 or size == 0:
+        return f"{value:.2f}".rstrip("0").rstrip(".") if float(value).is_integer() else f"{value:.2f}"
+    return f"{value:.3g}"
+
+
+def percent(share: float | None) -> str:
+    """Write a share as per cent; a share above zero never looks like zero."""
+    if share is None:
+        return "–"
+    return "0 %" if share == 0 else f"{share * 100:.3g} %"

@@ -1,0 +1,111 @@
+"""A load test from the first connection to the written report; runs in a cooperative process only."""
+
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import gevent
+from rich.console import Console
+
+from fathom_client import Client
+from fathom_loadtest.environment import RunEnvironment
+from fathom_loadtest.errors import OutputError
+from fathom_loadtest.prompts import PromptSet, PromptSource
+from fathom_loadtest.report.document import Report, build_report
+from fathom_loadtest.report.html import save_html
+from fathom_loadtest.report.numbers import percent
+from fathom_loadtest.run import LoadTest, Run
+from fathom_loadtest.scenario import Scenario
+from fathom_loadtest.synthetic import SyntheticPrompts, WordCosts
+from fathom_loadtest.target import TokenCounter, check_target, connect
+from fathom_loadtest.terminal import Progress, remarks, summary_table
+
+EXIT_OK: Final = 0
+EXIT_FAILED: Final = 1
+EXIT_INTERRUPTED: Final = 130
+
+
+def run_session(
+    scenario: Scenario, prompt_set: PromptSet | None, output: Path, command: str, fail_on_error_rate: float | None
+) -> int:
+    """Test, report, and give the process's exit status. Raises ServerError, OutputError."""
+    logging.getLogger("locust").setLevel(logging.ERROR)  # its progress lines would interleave with ours
+    _make_folder(output)
+    started_at = datetime.now(UTC).isoformat(timespec="seconds")
+    messages, results = Console(stderr=True, highlight=False), Console(highlight=False)
+    with connect(scenario) as client:
+        target = check_target(client, scenario)
+        prompts = prompt_set or _synthetic_prompts(client, scenario)
+    with Progress(messages) as progress:
+        test = LoadTest(scenario, prompts, progress.update)
+        with _ending_on_signals(test):
+            run = test.run()
+    report = build_report(run, started_at=started_at, command=command, target=target, environment=RunEnvironment.here())
+    _save(report, run, output)
+    results.print(summary_table(report))
+    for remark in remarks(report):
+        results.print(remark, markup=False)
+    results.print(f"report: {output / 'report.html'}", soft_wrap=True, markup=False)
+    status, reason = _verdict(report, fail_on_error_rate)
+    if reason is not None:
+        messages.print(f"error: {reason}", markup=False, soft_wrap=True)
+    return status
+
+
+def _make_folder(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "requests.jsonl").touch()
+    except OSError as error:
+        raise OutputError(f"--output {output}: cannot be written ({error.strerror}); name another folder") from error
+
+
+def _synthetic_prompts(client: Client, scenario: Scenario) -> PromptSource:
+    assert scenario.input_tokens is not None  # noqa: S101 - the scenario was checked when built
+    costs = WordCosts.measure(TokenCounter(client, scenario))
+    return SyntheticPrompts(costs, scenario.input_tokens, scenario.output_tokens, scenario.seed)
+
+
+@contextmanager
+def _ending_on_signals(test: LoadTest) -> Iterator[None]:
+    """End the run, not the process, on the first SIGINT or SIGTERM; a second one ends the process."""
+
+    def end(number: int) -> None:
+        test.interrupt()
+        signal.signal(number, signal.SIG_DFL)
+
+    watchers = [gevent.signal_handler(number, end, number) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        yield
+    finally:
+        for watcher in watchers:
+            watcher.cancel()
+
+
+def _save(report: Report, run: Run, output: Path) -> None:
+    try:
+        run.recorder.save(output / "requests.jsonl")
+        report.save_json(output / "report.json")
+        save_html(report, output / "report.html")
+    except OSError as error:
+        raise OutputError(f"--output {output}: cannot be written ({error.strerror}); name another folder") from error
+
+
+def _verdict(report: Report, fail_on_error_rate: float | None) -> tuple[int, str | None]:
+    """Give the exit status and, where it is not 0, the reason."""
+    requests = sum(stage.figures.requests for stage in report.stages)
+    failed = sum(stage.figures.failed for stage in report.stages)
+    if report.ending == "interrupted":
+        return EXIT_INTERRUPTED, report.ending_message
+    if report.ending == "server_lost":
+        return EXIT_FAILED, report.ending_message
+    if failed == requests:
+        return EXIT_FAILED, f"all {requests} requests failed"
+    if fail_on_error_rate is not None and failed / requests > fail_on_error_rate:
+        allowed = f"--fail-on-error-rate allows {percent(fail_on_error_rate)}"
+        return EXIT_FAILED, f"{percent(failed / requests)} of the requests failed; {allowed}"
+    return EXIT_OK, None

@@ -1,0 +1,1 @@
+"""Locust users: each sends one request after the other and records what happened."""
