@@ -1,0 +1,1 @@
+"""Data, tokenizer and architecture of the two example language models."""
