@@ -1,0 +1,124 @@
+"""What a caller may say about a generation: messages and options, and the checks that need no knowledge of a model."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final, TypedDict
+
+from fathom_client.errors import InvalidArgumentError
+
+INT32_MAX: Final = 2**31 - 1
+UINT64_MAX: Final = 2**64 - 1
+MAX_TEMPERATURE: Final = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation; ``role`` is ``system``, ``user`` or ``assistant`` in most chat templates."""
+
+    role: str
+    content: str
+
+
+class GenerateOptions(TypedDict, total=False):
+    """Keyword arguments of ``generate``, ``stream``, ``chat`` and ``stream_chat``; the server chooses what is left out.
+
+    ``max_tokens``: most tokens of the answer, at least 1. ``temperature``: 0 is greedy, at most 100. ``top_k``: sample
+    among so many tokens, 0 for all. ``top_p``: sample among the likeliest tokens of this probability mass, above 0, at
+    most 1. ``seed``: 0 to 2^64 - 1, repeats a sampled answer. ``repetition_penalty``: above 0, 1 changes nothing.
+    ``stop``: strings that end the answer and do not appear in it. ``ignore_eos``: go on past the model's end token, for
+    measurements of a fixed length. ``timeout_s``: seconds for the whole answer, in place of the client's.
+    ``request_id``: a name for logs and errors, a random one otherwise.
+    """
+
+    max_tokens: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    seed: int | None
+    repetition_penalty: float | None
+    stop: Sequence[str] | None
+    ignore_eos: bool
+    timeout_s: float | None
+    request_id: str | None
+
+
+def check_text(name: str, value: object) -> bytes:
+    """Return a text's UTF-8 bytes; raise InvalidArgumentError if it is no text, empty or not encodable."""
+    if not isinstance(value, str):
+        raise InvalidArgumentError(f"{name} is a {type(value).__name__}; give a str")
+    if not value:
+        raise InvalidArgumentError(f"{name} is empty; give at least one character")
+    return encode(name, value)
+
+
+def encode(name: str, value: str) -> bytes:
+    """Return a string's UTF-8 bytes; raise InvalidArgumentError for a lone surrogate."""
+    try:
+        return value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(
+            f"{name} has the lone surrogate U+{ord(value[error.start]):04X} at position {error.start}, which is no "
+            "character and cannot be sent as UTF-8; remove it"
+        ) from None
+
+
+def check_integer(name: str, value: object, low: int, high: int) -> int:
+    """Return an integer in ``low..high``; raise InvalidArgumentError otherwise."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise InvalidArgumentError(f"{name} is {value!r}; give an integer between {low} and {high}")
+    number = value.__index__()
+    if not low <= number <= high:
+        raise InvalidArgumentError(f"{name} is {number}; it must be between {low} and {high}")
+    return int(number)
+
+
+def check_number(name: str, value: object, low: float, high: float, *, above: bool) -> float:
+    """Return a finite number in ``low..high``, without ``low`` itself if ``above``; raise InvalidArgumentError."""
+    limits = f"{'above' if above else 'at least'} {low:g}" + ("" if math.isinf(high) else f" and at most {high:g}")
+    if isinstance(value, bool) or not hasattr(value, "__float__") or isinstance(value, str):
+        raise InvalidArgumentError(f"{name} is {value!r}; give a number {limits}")
+    number = float(value.__float__())
+    if not math.isfinite(number) or number < low or number > high or (above and number == low):
+        raise InvalidArgumentError(f"{name} is {number:g}; it must be {limits}")
+    return number
+
+
+def check_stop(stop: object) -> list[bytes]:
+    """Return the stop strings' UTF-8 bytes; raise InvalidArgumentError for anything but strings with a character."""
+    if stop is None:
+        return []
+    if isinstance(stop, str | bytes) or not isinstance(stop, Sequence):
+        raise InvalidArgumentError(f"stop is {stop!r}; give a list of strings")
+    return [check_text(f"stop[{index}]", word) for index, word in enumerate(stop)]
+
+
+def messages_json(messages: Sequence[Message | Mapping[str, Any]]) -> bytes:
+    """Return a conversation as the JSON that goes on the wire; raise InvalidArgumentError naming the turn."""
+    if isinstance(messages, str | Mapping | Message) or not isinstance(messages, Sequence):
+        raise InvalidArgumentError(f"messages is a {type(messages).__name__}; give a list of messages")
+    if not messages:
+        raise InvalidArgumentError("messages is empty; give at least one message")
+    turns = [_turn(index, message) for index, message in enumerate(messages)]
+    try:
+        text = json.dumps(turns, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentError(f"messages cannot be written as JSON: {error}") from None
+    return encode("messages", text)
+
+
+def _turn(index: int, message: object) -> dict[str, Any]:
+    if isinstance(message, Message):
+        turn = asdict(message)
+    elif isinstance(message, Mapping):
+        turn = dict(message)
+    else:
+        raise InvalidArgumentError(
+            f"messages[{index}] is a {type(message).__name__}; give a Message or a mapping with role and content"
+        )
+    for key in ("role", "content"):
+        if not isinstance(turn.get(key), str):
+            raise InvalidArgumentError(f"messages[{index}] has the {key} {turn.get(key)!r}; give a string")
+        encode(f"messages[{index}].{key}", turn[key])
+    return turn

@@ -1,0 +1,91 @@
+"""What the client gives back, values."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationChunk:
+    """A part of an answer: its text, its tokens and their number; at the end of the answer the ``finish_reason``.
+
+    Text and tokens need not match: text is held back until it is certain, so a chunk may have tokens and no text.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    num_output_tokens: int
+    finish_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A whole answer. ``finish_reason`` is ``"stop"`` or ``"length"``; numbers of tokens are the server's."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str
+    num_input_tokens: int
+    num_output_tokens: int
+    model: str
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embeddings:
+    """``vectors``: float32 [texts, dimension], in the order of the texts; ``num_input_tokens``: one number a text."""
+
+    vectors: "npt.NDArray[np.float32]"
+    num_input_tokens: tuple[int, ...]
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A model in the server's repository.
+
+    ``state`` is Triton's: ``READY``, ``UNAVAILABLE``, ``LOADING``, ``UNLOADING``, or empty for one that was never
+    loaded; ``reason`` says why it is not ready.
+    """
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes requests."""
+        return self.state == "READY"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerMetadata:
+    """A server's name, version and protocol extensions."""
+
+    name: str
+    version: str
+    extensions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorMetadata:
+    """A model's input or output: name, KServe datatype, shape with -1 for a size that each request chooses."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetadata:
+    """A model's versions, platform, inputs and outputs."""
+
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[TensorMetadata, ...]
+    outputs: tuple[TensorMetadata, ...]

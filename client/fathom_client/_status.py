@@ -1,0 +1,141 @@
+"""gRPC statuses and Triton's messages → the exceptions of ``fathom_client.errors``."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fathom_client import protocol
+from fathom_client._responses import Answer
+from fathom_client._results import ModelInfo
+from fathom_client.errors import (
+    ClientClosedError,
+    DeadlineExceededError,
+    FathomError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    OverloadedError,
+    RequestCancelledError,
+    ServerError,
+    ServerUnavailableError,
+    StreamBrokenError,
+)
+
+_NO_CONNECTION: Final = ("failed to connect", "errors resolving", "dns resolution", "name resolution")
+_UNKNOWN_MODEL: Final = "unknown model"
+_DECOUPLED: Final = "decoupled transaction policy"
+_REQUEST_ID: Final = re.compile(r"^\[request id: [^]]*\] ")
+_NOT_GRPC: Final = "http2 header with status"
+
+
+@dataclass(frozen=True, slots=True)
+class CallContext:
+    """Whom a call was for; it goes into every error."""
+
+    url: str
+    model: str | None = None
+    request_id: str | None = None
+    timeout_s: float | None = None
+
+
+def error_of_status(error: Any, call: CallContext) -> FathomError:
+    """Translate a ``grpc.RpcError`` of a sync or async call."""
+    return _error(error.code().name, _REQUEST_ID.sub("", error.details() or ""), call)
+
+
+def error_of_message(message: str, call: CallContext) -> FathomError:
+    """Translate the error message of a stream response, which has no code.
+
+    Triton sends one for what it refuses before a model sees the request, whatever ``triton_grpc_error`` says.
+    """
+    lowered = message.lower()
+    if _UNKNOWN_MODEL in lowered:
+        return _error("NOT_FOUND", message, call)
+    if "queue size" in lowered or "stopped accepting" in lowered or "server is stopping" in lowered:
+        return _error("UNAVAILABLE", message, call)
+    return _error("INVALID_ARGUMENT", message, call)
+
+
+def broken_stream(answer: Answer, call: CallContext, cause: FathomError | None) -> StreamBrokenError:
+    """Name an answer that began and did not end."""
+    reason = "the server closed the stream without a final response" if cause is None else str(cause)
+    return StreamBrokenError(
+        f"the answer broke off after {answer.num_output_tokens} tokens: {reason}",
+        code=None if cause is None else cause.code,
+        model=call.model,
+        request_id=call.request_id,
+    )
+
+
+def late_embed(call: CallContext) -> DeadlineExceededError:
+    """Name an embedding whose time was up before its last batch was sent."""
+    return DeadlineExceededError(
+        f"{call.model}: not all texts were embedded within {call.timeout_s:g} s; allow more time or send fewer",
+        code="DEADLINE_EXCEEDED",
+        model=call.model,
+        request_id=call.request_id,
+    )
+
+
+def closed_client(call: CallContext) -> ClientClosedError:
+    """Name a call on a client that is closed."""
+    return ClientClosedError(
+        f"this client of {call.url} is closed; make a new one", model=call.model, request_id=call.request_id
+    )
+
+
+def locally_closed(call: CallContext) -> RequestCancelledError:
+    """Name a stream that its reader closed before the end."""
+    return RequestCancelledError(
+        "the stream was closed before the answer's end",
+        code="CANCELLED",
+        model=call.model,
+        request_id=call.request_id,
+    )
+
+
+def with_models(error: ModelNotFoundError, models: Sequence[ModelInfo]) -> ModelNotFoundError:
+    """The same error, with the names of the models that the server has, or why this one is not loaded."""
+    wanted = next((each for each in models if each.name == error.model), None)
+    if wanted is not None:
+        reason = f": {' '.join(wanted.reason.split())}" if wanted.reason else ""
+        hint = f"it is in the repository and is {wanted.state or 'not loaded'}{reason}"
+    else:
+        names = ", ".join(sorted({each.name for each in models if each.is_ready})) or "none"
+        hint = f"models that are ready: {names}"
+    return ModelNotFoundError(f"{error}; {hint}", code=error.code, model=error.model, request_id=error.request_id)
+
+
+def _error(code: str, details: str, call: CallContext) -> FathomError:
+    kind: type[FathomError]
+    model = "" if call.model is None else f"{call.model}: "
+    if code == "CANCELLED" and details.startswith(protocol.DEADLINE_PREFIX):
+        kind, code, message = DeadlineExceededError, "DEADLINE_EXCEEDED", details.removeprefix(protocol.DEADLINE_PREFIX)
+    elif code == "DEADLINE_EXCEEDED":
+        limit = "" if call.timeout_s is None else f" within {call.timeout_s:g} s"
+        kind, message = DeadlineExceededError, f"no complete answer{limit} from {call.url}; allow more time or ask less"
+    elif code == "CANCELLED":
+        kind, message = RequestCancelledError, f"the request was cancelled: {details}"
+    elif code == "INVALID_ARGUMENT":
+        kind, message = InvalidRequestError, details
+    elif code == "UNIMPLEMENTED" and _DECOUPLED in details:
+        kind, message = InvalidRequestError, f"this model generates and does not embed ({details})"
+    elif code == "NOT_FOUND":
+        kind, message = ModelNotFoundError, details
+    elif code == "UNAVAILABLE" and "queue" in details.lower():
+        kind, message = OverloadedError, f"{details} (try again later)"
+    elif code == "UNAVAILABLE":
+        kind, message, model = ServerUnavailableError, _unavailable(details, call), ""
+    elif code == "UNIMPLEMENTED" and _NOT_GRPC in details.lower():
+        kind = ServerUnavailableError
+        message, model = f"{call.url} speaks HTTP, but not Triton's gRPC ({details}); the gRPC port is often 8001", ""
+    else:
+        kind, message = ServerError, f"the server failed with {code}: {details}"
+    return kind(model + message, code=code, model=call.model, request_id=call.request_id)
+
+
+def _unavailable(details: str, call: CallContext) -> str:
+    if any(sign in details.lower() for sign in _NO_CONNECTION):
+        reason = details.rpartition("last error: ")[2].removeprefix("UNKNOWN: ")
+        return f"no server answers at {call.url} ({reason}); check the address, or start one with fathom-serve"
+    return f"the server at {call.url} is not available: {details}"

@@ -1,0 +1,42 @@
+"""A stand-in for an embedding model: eight numbers from the text's hash, one token a character, 512 at most.
+
+A text that begins with ``slow`` takes half a second.
+"""
+
+import hashlib
+import time
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+LIMIT = 512
+
+
+class TritonPythonModel:
+    """Answers batches; each row depends on its own text alone."""
+
+    def execute(self, requests):
+        """Return one response a request."""
+        return [self._embed(request) for request in requests]
+
+    def _embed(self, request):
+        texts = [row[0].decode("utf-8") for row in pb_utils.get_input_tensor_by_name(request, "text_input").as_numpy()]
+        truncate = pb_utils.get_input_tensor_by_name(request, "truncate")
+        flags = truncate.as_numpy()[:, 0] if truncate is not None else [False] * len(texts)
+        vectors, counts = [], []
+        for text, allowed in zip(texts, flags, strict=True):
+            if text.startswith("slow"):
+                time.sleep(0.5)
+            if len(text) > LIMIT and not allowed:
+                message = f"text_input has {len(text)} tokens; at most {LIMIT} fit"
+                return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG))
+            kept = text[:LIMIT]
+            digest = hashlib.sha256(kept.encode("utf-8")).digest()
+            vectors.append(np.frombuffer(digest, dtype=np.uint32).astype(np.float32) / np.float32(2**32))
+            counts.append([len(kept)])
+        return pb_utils.InferenceResponse(
+            output_tensors=[
+                pb_utils.Tensor("sentence_embedding", np.stack(vectors)),
+                pb_utils.Tensor("num_input_tokens", np.array(counts, dtype=np.uint32)),
+            ]
+        )
