@@ -10,6 +10,7 @@ from grpc import aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from fathom_client import _channel, _requests, _responses
+from fathom_client._address import DEFAULT_URL, check_url
 from fathom_client._embedding import EmbedPlan, plan_embed
 from fathom_client._health import ReadinessWait, is_unreachable
 from fathom_client._options import GenerateOptions, Message
@@ -30,12 +31,12 @@ class AsyncClient:
 
     def __init__(
         self,
-        url: str = _channel.DEFAULT_URL,
+        url: str = DEFAULT_URL,
         *,
         timeout: Timeout | float | None = _channel.DEFAULT_TIMEOUT,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
-        self._url = _channel.check_url(url)
+        self._url = check_url(url)
         self._timeout = as_timeout(timeout)
         self._metadata = _channel.check_metadata(metadata)
         self._batch_sizes: dict[str, int] = {}

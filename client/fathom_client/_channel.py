@@ -1,4 +1,4 @@
-"""What the two clients' channels share: options, addresses, call metadata, and the streamed method."""
+"""What the two clients' channels share: options, call metadata, and the streamed method."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,6 @@ from tritonclient.grpc import service_pb2
 from fathom_client._timeouts import GRACE_S, Timeout
 from fathom_client.errors import InvalidArgumentError
 
-DEFAULT_URL: Final = "localhost:8001"
 DEFAULT_TIMEOUT: Final = Timeout()
 
 STREAM_METHOD: Final = "/inference.GRPCInferenceService/ModelStreamInfer"
@@ -17,21 +16,14 @@ STREAM_CODECS: Final[dict[str, Any]] = {
     "request_serializer": service_pb2.ModelInferRequest.SerializeToString,
     "response_deserializer": service_pb2.ModelStreamInferResponse.FromString,
 }
-"""``ModelStreamInfer`` is called with one request. Opened as unary-stream, which is the same on the wire, it half-closes
-at once and needs no thread that feeds requests; Triton answers a half-closed stream in full."""
+"""``ModelStreamInfer`` is called with one request. Opened as unary-stream, the same on the wire, it half-closes at once
+and needs no thread that feeds requests; Triton answers a half-closed stream in full."""
 
 STREAM_METADATA: Final = (("triton_grpc_error", "true"),)
 """Makes Triton end a stream's call with the gRPC status of its error, where it would send a message without a code."""
 
 IN_FLIGHT_BATCHES: Final = 4
 """So many batches of one ``embed`` are on their way at once: the server computes one while the next arrives."""
-
-
-def check_url(url: object) -> str:
-    """Return a gRPC address; raise InvalidArgumentError if it has a scheme of HTTP or no port."""
-    if not isinstance(url, str) or re.match(r"https?://", url) or not re.search(r"[^:/]:\d+$", url):
-        raise InvalidArgumentError(f"url is {url!r}; give HOST:PORT of the gRPC service, such as {DEFAULT_URL}")
-    return url
 
 
 def check_metadata(metadata: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:

@@ -40,7 +40,7 @@ class CallContext:
 
 def error_of_status(error: Any, call: CallContext) -> FathomError:
     """Translate a ``grpc.RpcError`` of a sync or async call."""
-    return _error(error.code().name, _REQUEST_ID.sub("", error.details() or ""), call)
+    return _error(error.code().name, error.details() or "", call)
 
 
 def error_of_message(message: str, call: CallContext) -> FathomError:
@@ -108,6 +108,7 @@ def with_models(error: ModelNotFoundError, models: Sequence[ModelInfo]) -> Model
 
 def _error(code: str, details: str, call: CallContext) -> FathomError:
     kind: type[FathomError]
+    details = _REQUEST_ID.sub("", details)
     model = "" if call.model is None else f"{call.model}: "
     if code == "CANCELLED" and details.startswith(protocol.DEADLINE_PREFIX):
         kind, code, message = DeadlineExceededError, "DEADLINE_EXCEEDED", details.removeprefix(protocol.DEADLINE_PREFIX)

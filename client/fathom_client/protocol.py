@@ -104,6 +104,12 @@ EMBED_INPUTS: Final = (
 )
 """Inputs of an embedding ensemble (batched). Without ``truncate`` a text that is too long is refused."""
 
+EMBED_OUTPUTS: Final = (
+    TensorSpec(SENTENCE_EMBEDDING, "FP32", (VARIABLE,)),
+    TensorSpec(NUM_INPUT_TOKENS, "UINT32", (1,)),
+)
+"""Outputs of an embedding ensemble (batched): the vector, and how many tokens the text had after truncation."""
+
 ENCODER_INPUTS: Final = (
     TensorSpec(INPUT_IDS, "INT64", (VARIABLE,)),
     TensorSpec(ATTENTION_MASK, "INT64", (VARIABLE,)),
