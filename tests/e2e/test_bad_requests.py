@@ -70,7 +70,7 @@ def test_server_refuses_what_other_clients_send(server: FathomServe, tensors: di
 
 def test_unknown_model_is_named_with_those_that_are_there(client: Client) -> None:
     """A model that is not there is refused with the names of those that are."""
-    with pytest.raises(ModelNotFoundError, match="chatt.*minilm"):
+    with pytest.raises(ModelNotFoundError, match=r"chatt.*minilm"):
         client.generate("chatt", "hi")
 
 

@@ -50,7 +50,7 @@ def test_random_answers_stream_as_whole(client: Client, seed: int) -> None:
     with client.stream("chat", "anything", **options) as stream:
         chunks = list(stream)
     assert "".join(chunk.text for chunk in chunks) == whole.text
-    assert sum((list(chunk.token_ids) for chunk in chunks), []) == list(whole.token_ids)
+    assert [token for chunk in chunks for token in chunk.token_ids] == [*whole.token_ids]
     assert sum(chunk.num_output_tokens for chunk in chunks) == whole.num_output_tokens == 200
 
 
