@@ -1,0 +1,22 @@
+"""What every test may use: a real ``fathom-serve``."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from tests.serving import FathomServe
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., FathomServe]]:
+    """Start ``fathom-serve`` over a repository with further flags, ready; all are stopped at the test's end."""
+    with ExitStack() as stack:
+        count = 0
+
+        def start(repository: Path, *arguments: str) -> FathomServe:
+            nonlocal count
+            count += 1
+            return stack.enter_context(FathomServe(repository, tmp_path / f"serve-{count}", arguments))
+
+        yield start
