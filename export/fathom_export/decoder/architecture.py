@@ -104,6 +104,7 @@ class DecoderArchitecture:
                 f"{path}: hidden_size {hidden} is not a multiple of num_attention_heads {heads}, and head_dim is "
                 "not set"
             )
+        # A family's own head size comes before the quotient, as transformers has it.
         head_dim = values.size("head_dim", default=family.head_dim or hidden // heads)
         if head_dim % 2:
             raise CheckpointError(f"{path}: head_dim {head_dim} is odd, but rotary embedding turns pairs of values")

@@ -20,6 +20,9 @@ DecoderPrecision = Literal["fp32", "int8"]
 DECODER_PRECISIONS: Final[dict[str, tuple[str, ...]]] = {"cpu": ("fp32", "int8"), "portable": ("fp32",)}
 """The precisions of each dialect."""
 
+CPU_HEAD_MULTIPLE: Final = 16
+"""ONNX Runtime's GroupQueryAttention with rotary inside takes no other head sizes."""
+
 PRODUCER: Final = "fathom-export"
 
 
@@ -47,6 +50,11 @@ def build_decoder(
             f"precision {precision!r} does not go with dialect {dialect!r}; valid pairs: {valid}"
         )
     architecture = DecoderArchitecture.load(source)
+    if dialect == "cpu" and architecture.head_dim % CPU_HEAD_MULTIPLE:
+        raise UnsupportedArchitectureError(
+            f"head_dim {architecture.head_dim} of this {architecture.model_type} is not supported in the cpu dialect, "
+            f"whose attention takes multiples of {CPU_HEAD_MULTIPLE}; use the portable dialect"
+        )
     context = _context(architecture, max_context)
 
     from fathom_export.decoder.checkpoint import Checkpoint

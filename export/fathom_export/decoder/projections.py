@@ -161,4 +161,5 @@ class RowwiseInt8Projections(Projections):
         return self.true_values(name, self.product(name, prepared, matrix))
 
     def _last_axis(self) -> ir.Value:
-        return self._graph.constant("axis.last", np.array([-1], np.int64))
+        """2, not −1: over no rows at all, ONNX Runtime 1.31 reduces a negative axis to the wrong shape."""
+        return self._graph.constant("axis.2", np.array([2], np.int64))
