@@ -6,15 +6,21 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import NoReturn
 
 from fathom_loadtest import __version__
 from fathom_loadtest.errors import LoadTestError, ScenarioError, ServerError
 from fathom_loadtest.scenario import SLO_NAMES, TASKS, Length, Scenario, Slo
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of ``fathom-load``."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="fathom-load",
         description="Load test of a model on Triton over gRPC: a closed loop of users, exact figures, a report.",
         epilog="Exit status: 0 measured; 1 server away or lost, all requests failed, or too many; 2 wrong arguments; "

@@ -190,7 +190,7 @@ def stage_figures(records: Sequence[RequestRecord], *, streamed: bool, slos: Seq
         last_ns = max(record.content_ns[-1] for record in answered)
         duration_s = (last_ns - first_ns) / _NS_PER_S
     if not records:
-        warnings.append("no request was sent, so there is nothing to measure")
+        warnings.append("no request ended, so there is nothing to measure")
     elif not good:
         warnings.append(f"all {len(records)} requests failed, so there is no latency and no throughput")
     elif not duration_s:

@@ -1,15 +1,15 @@
-"""A whole run: warm-up and measurement of each stage on Locust's runner, and how it ended."""
+"""Runs a scenario: warm-up and measurement of each stage on Locust's runner."""
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import gevent
 from gevent.event import Event
 from locust.env import Environment
 
-from fathom_loadtest.generator import GeneratorLoad, GeneratorMonitor
+from fathom_loadtest.generator import GeneratorMonitor
+from fathom_loadtest.outcome import Run, StageRun
 from fathom_loadtest.phase import Phase
 from fathom_loadtest.prompts import PromptSource
 from fathom_loadtest.recorder import Recorder
@@ -19,33 +19,9 @@ from fathom_loadtest.users.base import LoadUser
 from fathom_loadtest.users.embed import EmbedUser
 from fathom_loadtest.users.generate import ChatUser, GenerateUser
 
-Ending = Literal["completed", "interrupted", "server_lost"]
 USERS: Final[dict[Task, type[LoadUser]]] = {"generate": GenerateUser, "chat": ChatUser, "embed": EmbedUser}
 _TICK_S: Final = 0.1
 _GIVE_UP_AFTER_S: Final = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class StageRun:
-    """One stage as it went. ``unfinished`` requests were under way when it was cut short; no figure counts them."""
-
-    stage: int
-    users: int
-    opened_ns: int
-    closed_ns: int
-    unfinished: int
-    generator: GeneratorLoad
-
-
-@dataclass(slots=True)
-class Run:
-    """Everything a run left: its stages, its records, and how it ended."""
-
-    scenario: Scenario
-    stages: list[StageRun] = field(default_factory=list)
-    recorder: Recorder = field(default_factory=Recorder)
-    ending: Ending = "completed"
-    ending_message: str = "every stage ran to its end"
 
 
 class LoadTest:
@@ -68,11 +44,11 @@ class LoadTest:
         for stage, users in enumerate(self._scenario.users):
             warmup_requests = users * self._scenario.warmup_requests
             if warmup_requests:
-                warmup = self._phase(f"warm-up {stage}", stage, users, Recorder(), requests=warmup_requests)
+                warmup = self._phase(f"warm-up {stage + 1}", stage, users, Recorder(), requests=warmup_requests)
                 self._run_phase(warmup, watch)
             if not self._ended(run, watch):
                 measured = self._phase(
-                    f"stage {stage}", stage, users, run.recorder,
+                    f"stage {stage + 1}", stage, users, run.recorder,
                     requests=self._scenario.requests, duration_s=self._scenario.duration_s,
                 )  # fmt: skip
                 run.stages.append(self._run_stage(measured, watch))

@@ -14,11 +14,12 @@ from rich.console import Console
 from fathom_client import Client
 from fathom_loadtest.environment import RunEnvironment
 from fathom_loadtest.errors import OutputError
+from fathom_loadtest.outcome import Run
 from fathom_loadtest.prompts import PromptSet, PromptSource
 from fathom_loadtest.report.document import Report, build_report
 from fathom_loadtest.report.html import save_html
 from fathom_loadtest.report.numbers import percent
-from fathom_loadtest.run import LoadTest, Run
+from fathom_loadtest.run import LoadTest
 from fathom_loadtest.scenario import Scenario
 from fathom_loadtest.synthetic import SyntheticPrompts, WordCosts
 from fathom_loadtest.target import TokenCounter, check_target, connect
@@ -46,9 +47,10 @@ def run_session(
             run = test.run()
     report = build_report(run, started_at=started_at, command=command, target=target, environment=RunEnvironment.here())
     _save(report, run, output)
+    results.print(f"\n{scenario.model} at {scenario.url}, latencies in ms", markup=False, soft_wrap=True)
     results.print(summary_table(report))
     for remark in remarks(report):
-        results.print(remark, markup=False)
+        results.print(remark, markup=False, soft_wrap=True)
     results.print(f"report: {output / 'report.html'}", soft_wrap=True, markup=False)
     status, reason = _verdict(report, fail_on_error_rate)
     if reason is not None:

@@ -55,7 +55,7 @@ class Progress:
         if self._live:
             self._live.update(line, refresh=True)
         elif phase.elapsed_s() > 1:
-            self._console.print(line)
+            self._console.print(line, soft_wrap=True)
 
     def _line(self, phase: Phase) -> str:
         elapsed_s, ended = phase.elapsed_s(), self._seen - self._first
@@ -76,18 +76,12 @@ def _plural(number: int, noun: str) -> str:
 
 
 def summary_table(report: Report) -> Table:
-    """One row a stage, 80 columns wide: throughput, errors, and the latencies' median and tail."""
+    """One row a stage, 80 columns wide: throughput, errors, and the latencies' median and tail in milliseconds."""
     scenario = report.scenario
-    table = Table(
-        title=f"{scenario.model} at {scenario.url}, latencies in ms",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
+    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
     latencies = [("TTFT", "ttft_ms"), ("ITL", "itl_ms")] if scenario.streamed else []
     latencies.append(("latency", "request_latency_ms"))
-    headings = ["users", "requests", "errors", "req/s", *(["tok/s"] * scenario.streamed)]
+    headings = ["users", "reqs", "errors", "req/s", *(["tok/s"] * scenario.streamed)]
     headings += [f"{label}\n{rank}" for label, _ in latencies for rank in ("p50", "p95")]
     headings += ["good\nreq/s"] * bool(scenario.slos)
     for heading in headings:
@@ -99,7 +93,7 @@ def summary_table(report: Report) -> Table:
             row.append(short(figures.output_token_throughput))
         for _, name in latencies:
             found: Statistics | None = getattr(figures, name)
-            row += [short(found and found.p50), short(found and found.p95)]
+            row += [short(found.p50), short(found.p95)] if found else [short(None)] * 2
         if scenario.slos:
             row.append(short(figures.goodput))
         table.add_row(*row)

@@ -8,8 +8,8 @@ from typing import Any, Final
 from fathom_loadtest.environment import RunEnvironment
 from fathom_loadtest.generator import GeneratorLoad
 from fathom_loadtest.metrics import DISTRIBUTIONS, PERCENTILE_METHOD, TOTALS, Figure, StageFigures, stage_figures
+from fathom_loadtest.outcome import Ending, Run
 from fathom_loadtest.recorder import RequestRecord
-from fathom_loadtest.run import Ending, Run
 from fathom_loadtest.scenario import Scenario
 
 SCHEMA: Final = "fathom-loadtest/1"

@@ -29,8 +29,8 @@ _CSS: Final = {
     **{colour: f"var(--series-{number})" for number, colour in enumerate(_STAGE_COLOURS)},
 }
 _MOST_POINTS: Final = 1500
-_MOST_BUCKETS: Final = 120
-_BUCKETS_S: Final = (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300)
+_MOST_BUCKETS: Final = 60
+_BUCKETS_S: Final = (0.5, 1, 2, 5, 10, 30, 60, 300)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +184,7 @@ def _latency_over_throughput(stages: Sequence[StageReport], name: str, label: st
                     )
         axes.set_xlabel(unit)
         axes.set_ylabel("ms")
-        axes.margins(y=0.15)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, axes.get_ylim()[1] * 1.12)  # room for the topmost label
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
 
     return _draw(f"{label} over throughput", "One point a stage, labelled with its users.", paint)
