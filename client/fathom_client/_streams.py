@@ -70,8 +70,8 @@ def is_task_cancelled() -> bool:
 class GenerationStream:
     """The chunks of one answer, as they come.
 
-    Iterate over it, or call ``next`` on it. Leaving early, by ``break``, an exception, ``close``, the end of a ``with``
-    block or dropping the last reference, cancels the request on the server. A stream that does not reach the answer's
+    Leaving early cancels the request on the server: by ``close``, by the end of a ``with`` block, or by dropping the
+    last reference, as ``break`` does in ``for chunk in client.stream(...)``. A stream that does not reach the answer's
     end raises; it never just stops. Not to be iterated from two threads at once; ``close`` may come from any.
     """
 
@@ -86,11 +86,7 @@ class GenerationStream:
         return self._progress.answer.request_id
 
     def __iter__(self) -> Iterator[GenerationChunk]:
-        try:
-            while (chunk := self._read()) is not None:
-                yield chunk
-        finally:
-            self.close()
+        return self
 
     def __next__(self) -> GenerationChunk:
         chunk = self._read()
@@ -144,7 +140,7 @@ class GenerationStream:
 
 
 class AsyncGenerationStream:
-    """The chunks of one answer, as they come: ``GenerationStream`` for asyncio.
+    """The chunks of one answer, as they come: ``GenerationStream`` for asyncio, left early in the same ways.
 
     Cancelling the task that reads it cancels the request as well.
     """
@@ -155,18 +151,20 @@ class AsyncGenerationStream:
         self._call = call
         self._progress = _Progress(context)
         self._explain = explain
+        self._loop = asyncio.get_running_loop()
+
+    def __del__(self) -> None:
+        # gRPC keeps an unfinished call of asyncio alive, unlike a sync one; any thread may run this
+        if not self._progress.is_closed and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._progress.close, self._call)
 
     @property
     def request_id(self) -> str:
         """The id that the request carries to the server."""
         return self._progress.answer.request_id
 
-    async def __aiter__(self) -> AsyncIterator[GenerationChunk]:
-        try:
-            while (chunk := await self._read()) is not None:
-                yield chunk
-        finally:
-            await self.close()
+    def __aiter__(self) -> AsyncIterator[GenerationChunk]:
+        return self
 
     async def __anext__(self) -> GenerationChunk:
         chunk = await self._read()

@@ -88,9 +88,11 @@ GENERATE_OUTPUTS: Final = (
 TOKENIZE_INPUTS: Final = (
     TensorSpec(TEXT_INPUT, "BYTES", (1,), optional=True),
     TensorSpec(MESSAGES, "BYTES", (1,), optional=True),
+    TensorSpec(INPUT_IDS, "INT32", (VARIABLE,), optional=True),
     TensorSpec(OUTPUT_IDS, "INT32", (VARIABLE,), optional=True),
 )
-"""Inputs of an LLM's tokenizer model: text or messages to turn into ids, or ids to turn into text."""
+"""Inputs of an LLM's tokenizer model: text or messages to turn into ids, ids to hand on as they are (so that the
+ensemble takes all that the engine takes), or output ids to turn into text."""
 
 TOKENIZE_OUTPUTS: Final = (
     TensorSpec(INPUT_IDS, "INT32", (VARIABLE,)),

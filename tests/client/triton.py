@@ -1,4 +1,4 @@
-"""A real tritonserver for a test: started bare on free ports over a model repository, and ended for certain."""
+"""A tritonserver without fathom-serve around it, for tests that kill it or give it models that do not load."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from pathlib import Path
 START_S = 120.0
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     try:
         for each in sockets:
@@ -72,9 +72,9 @@ class Triton:
             self.kill()
 
 
-def start(repository: Path, folder: Path, *, ready: bool = True, grpc_port: int | None = None) -> Triton:
-    """Start a server over ``repository``; with ``ready`` return when every model is loaded, else when it listens."""
-    http_port, grpc_free, metrics_port = _free_ports(3)
+def start(repository: Path, folder: Path, *, grpc_port: int | None = None) -> Triton:
+    """Start a server over ``repository`` and wait until it takes requests, models that fail to load or not."""
+    http_port, grpc_free, metrics_port = free_ports(3)
     port = grpc_port or grpc_free
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "triton.log"
@@ -105,17 +105,16 @@ def start(repository: Path, folder: Path, *, ready: bool = True, grpc_port: int 
         )
     server = Triton(process, port, log)
     try:
-        _wait(server, ready)
+        _wait(server)
     except BaseException:
         server.kill()
         raise
     return server
 
 
-def _wait(server: Triton, ready: bool) -> None:
-    sought = b"Started GRPCInferenceService" if ready else b"Loading"
+def _wait(server: Triton) -> None:
     deadline = time.monotonic() + START_S
-    while sought not in server.log.read_bytes():
+    while b"Started GRPCInferenceService" not in server.log.read_bytes():
         if server.process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"tritonserver did not start:\n{server.log.read_text(errors='replace')[-4000:]}")
         time.sleep(0.05)
