@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Self
 
@@ -31,7 +31,8 @@ _GIT_LFS_POINTER: Final = b"version https://git-lfs"
 class StoredTensor:
     """One tensor of a safetensors file, not yet read.
 
-    ``begin`` is its first byte in the file, ``dtype`` as the file's header spells it.
+    ``begin`` is its first byte in the file, ``dtype`` as the file's header spells it. Its values are read times
+    ``factor``.
     """
 
     name: str
@@ -39,10 +40,17 @@ class StoredTensor:
     dtype: str
     shape: tuple[int, ...]
     begin: int
+    factor: float = 1.0
+
+    def times(self, factor: float) -> Self:
+        """The same tensor, to be read times a factor."""
+        return replace(self, factor=self.factor * factor)
 
     def read(self) -> npt.NDArray[np.float32]:
-        """The values in float32. Raises CheckpointError if any is infinite or not a number."""
+        """The values in float32, times the factor. Raises CheckpointError if any is infinite or not a number."""
         values = self._map().astype(np.float32)
+        if self.factor != 1:
+            values *= np.float32(self.factor)
         if not np.isfinite(values).all():
             raise CheckpointError(f"{self.path}: tensor {self.name} holds values that are infinite or not a number")
         return values

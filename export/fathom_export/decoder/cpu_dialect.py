@@ -28,13 +28,21 @@ class CpuDialect(Dialect):
     def attention(
         self, name: str, layer: int, prepared: Rows, past_key: ir.Value, past_value: ir.Value
     ) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """See the base class. Query, key and value are one matrix product."""
+        """See the base class. Query, key and value are one matrix product.
+
+        The scale 1 / sqrt(head_dim) is folded into the query's weights, or its norm's: with a scale of 1, ONNX Runtime
+        multiplies one query by the keys without packing them first.
+        """
         form = self._architecture
-        linear = side_by_side(f"model.layers.{layer}.self_attn.qkv_proj", *self._weights.query_key_value(layer))
+        scale = form.head_dim**-0.5
+        query_factor = 1.0 if form.qk_norm else scale
+        linear = side_by_side(
+            f"model.layers.{layer}.self_attn.qkv_proj", *self._weights.query_key_value(layer, query_factor)
+        )
         packed = self._projections.apply(f"{name}.qkv_proj", prepared, linear)
         query, key, value = self._projections.true_values(f"{name}.qkv_proj", packed), None, None
         if form.qk_norm:
-            query, key, value = self._normed_heads(name, layer, query)
+            query, key, value = self._normed_heads(name, layer, query, scale)
         context, present_key, present_value = self._graph.nodes(
             name,
             "GroupQueryAttention",
@@ -52,6 +60,7 @@ class CpuDialect(Dialect):
             num_heads=form.heads,
             kv_num_heads=form.kv_heads,
             do_rotary=1,
+            scale=1.0,
         )
         return context, present_key, present_value
 
@@ -73,7 +82,9 @@ class CpuDialect(Dialect):
         """See the base class. QuickGelu is x · sigmoid(alpha · x)."""
         return self._graph.node(name, "QuickGelu", value, domain=MICROSOFT, alpha=1.0)
 
-    def _normed_heads(self, name: str, layer: int, packed: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
+    def _normed_heads(
+        self, name: str, layer: int, packed: ir.Value, query_factor: float
+    ) -> tuple[ir.Value, ir.Value, ir.Value]:
         form = self._architecture
         sizes = np.array([form.heads, form.kv_heads, form.kv_heads], np.int64) * form.head_dim
         query, key, value = self._graph.nodes(
@@ -85,7 +96,7 @@ class CpuDialect(Dialect):
             axis=-1,
         )
         return (
-            self._normed(f"{name}.q_norm", query, form.heads, self._weights.head_norm(layer, "q")),
+            self._normed(f"{name}.q_norm", query, form.heads, self._weights.head_norm(layer, "q", query_factor)),
             self._normed(f"{name}.k_norm", key, form.kv_heads, self._weights.head_norm(layer, "k")),
             value,
         )

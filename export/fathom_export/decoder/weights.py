@@ -114,15 +114,19 @@ class DecoderWeights:
         """Weights of the norm before the MLP, float32 [hidden]."""
         return self._vector(f"model.layers.{layer}.post_attention_layernorm.weight", self._architecture.hidden)
 
-    def head_norm(self, layer: int, part: str) -> Weight:
-        """Weights of the norm over each head of ``q`` or ``k``, float32 [head_dim]."""
-        return self._vector(f"model.layers.{layer}.self_attn.{part}_norm.weight", self._architecture.head_dim)
+    def head_norm(self, layer: int, part: str, factor: float = 1.0) -> Weight:
+        """Weights of the norm over each head of ``q`` or ``k``, times a factor, float32 [head_dim]."""
+        return self._vector(f"model.layers.{layer}.self_attn.{part}_norm.weight", self._architecture.head_dim, factor)
 
-    def query_key_value(self, layer: int) -> tuple[Linear, Linear, Linear]:
-        """The projections into attention: [heads × head_dim, hidden], and twice [kv_heads × head_dim, hidden]."""
+    def query_key_value(self, layer: int, query_factor: float = 1.0) -> tuple[Linear, Linear, Linear]:
+        """The projections into attention: [heads × head_dim, hidden], and twice [kv_heads × head_dim, hidden].
+
+        The query's weights and bias are times a factor.
+        """
         form = self._architecture
+        queries = form.heads * form.head_dim
         return (
-            self._linear(layer, "self_attn.q_proj", form.heads * form.head_dim, form.hidden, form.qkv_bias),
+            self._linear(layer, "self_attn.q_proj", queries, form.hidden, form.qkv_bias, query_factor),
             self._linear(layer, "self_attn.k_proj", form.kv_heads * form.head_dim, form.hidden, form.qkv_bias),
             self._linear(layer, "self_attn.v_proj", form.kv_heads * form.head_dim, form.hidden, form.qkv_bias),
         )
@@ -166,13 +170,13 @@ class DecoderWeights:
     def _vocabulary_matrix(self, name: str) -> StoredTensor:
         return self._stored(name, (self._architecture.vocabulary, self._architecture.hidden))
 
-    def _linear(self, layer: int, part: str, outputs: int, inputs: int, has_bias: bool) -> Linear:
+    def _linear(self, layer: int, part: str, outputs: int, inputs: int, has_bias: bool, factor: float = 1.0) -> Linear:
         name = f"model.layers.{layer}.{part}"
-        matrix = Matrix(f"{name}.weight", (self._stored(f"{name}.weight", (outputs, inputs)),))
-        return Linear(matrix, self._vector(f"{name}.bias", outputs) if has_bias else None)
+        matrix = Matrix(f"{name}.weight", (self._stored(f"{name}.weight", (outputs, inputs)).times(factor),))
+        return Linear(matrix, self._vector(f"{name}.bias", outputs, factor) if has_bias else None)
 
-    def _vector(self, name: str, size: int) -> Weight:
-        return Weight(name, ir.DataType.FLOAT, (size,), self._stored(name, (size,)).read)
+    def _vector(self, name: str, size: int, factor: float = 1.0) -> Weight:
+        return Weight(name, ir.DataType.FLOAT, (size,), self._stored(name, (size,)).times(factor).read)
 
     def _stored(self, name: str, shape: tuple[int, ...]) -> StoredTensor:
         self._used.add(name)
