@@ -4,7 +4,12 @@ ExportError
 ├── CheckpointError               the source is not a usable checkpoint
 ├── UnsupportedArchitectureError  the model is of a kind that no builder here can write
 ├── InvalidPrecisionError         the precision and the target do not go together
-└── InvalidContextError           the context length does not suit the model
+├── InvalidContextError           the context length does not suit the model
+├── SpecError                     bundle.toml or a flag is wrong
+├── SourceError                   the source cannot be found or fetched
+├── MissingExtraError             a package is not installed that this export needs
+├── ParityError                   the exported graph does not do what the source model does
+└── RepositoryError               the model repository cannot be written
 """
 
 
@@ -26,3 +31,23 @@ class InvalidPrecisionError(ExportError):
 
 class InvalidContextError(ExportError):
     """The context length does not suit the model."""
+
+
+class SpecError(ExportError):
+    """``bundle.toml`` or a flag is wrong; the message gives file, key and remedy."""
+
+
+class SourceError(ExportError):
+    """The source cannot be found or fetched."""
+
+
+class MissingExtraError(ExportError):
+    """A package is not installed that this export needs."""
+
+
+class ParityError(ExportError):
+    """The exported graph does not do what the source model does."""
+
+
+class RepositoryError(ExportError):
+    """The model repository cannot be written."""

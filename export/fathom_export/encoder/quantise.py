@@ -1,0 +1,118 @@
+"""int8 for an encoder: weights one scale a column, activations one scale a row, embeddings one scale a row.
+
+A row is one token. onnxruntime's own ``quantize_dynamic`` takes one activation scale for the whole batch, so that a
+text's embedding depends on its neighbours and on padding: with MiniLM a text of one word fell to cosine 0.959 beside
+longer ones. In this form it is the same alone and in any company, at the same speed.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+_MICROSOFT: Final = "com.microsoft"
+_INT8_MAX: Final = 127
+_ZERO_POINT: Final = 128
+_SMALLEST_MAGNITUDE: Final = 1e-30
+"""A row whose values are all below it is taken for zeros; without a floor its scale of 0 would make NaNs of them."""
+_FEWEST_WEIGHTS: Final = 1 << 16
+"""Smaller embeddings (positions of a short model, token types) stay in float32: there is nothing to save."""
+
+
+def quantise_to_int8(path: Path) -> None:
+    """Quantise a graph in place: every product of 3-D activations with a constant matrix, and every large embedding."""
+    model = onnx.load(path)
+    graph = model.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    rewriter = _Rewriter(weights)
+    nodes = [new for node in graph.node for new in rewriter.rewrite(node)]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    used = {name for node in graph.node for name in node.input}
+    kept = [tensor for tensor in (*weights.values(), *rewriter.constants.values()) if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    del graph.value_info[:]
+    model.opset_import.append(helper.make_opsetid(_MICROSOFT, 1))
+    onnx.save(model, path)
+
+
+class _Rewriter:
+    """Turn nodes into their int8 form, one at a time; products of one input share its quantised rows."""
+
+    def __init__(self, weights: dict[str, TensorProto]) -> None:
+        self._weights = weights
+        self._rows: dict[str, tuple[str, str]] = {}
+        self.constants: dict[str, TensorProto] = {}
+
+    def rewrite(self, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+        """The nodes that stand for a node."""
+        matrix = next((self._weights[name] for name in node.input if name in self._weights), None)
+        if matrix is None or len(matrix.dims) != 2 or matrix.data_type != TensorProto.FLOAT:
+            yield node
+        elif node.op_type == "MatMul" and node.input[1] == matrix.name:
+            yield from self._product(node, matrix)
+        elif node.op_type == "Gather" and node.input[0] == matrix.name and np.prod(matrix.dims) >= _FEWEST_WEIGHTS:
+            yield from self._embedding(node, matrix)
+        else:
+            yield node
+
+    def _product(self, node: onnx.NodeProto, matrix: TensorProto) -> Iterator[onnx.NodeProto]:
+        source, output = node.input[0], node.output[0]
+        if source not in self._rows:
+            yield from self._quantised_rows(source, columns=matrix.dims[0])
+        quantised, scale = self._rows[source]
+        weights, scales = self._quantised_weights(matrix, axis=0)
+        product = f"{output}.unscaled"
+        one = self._constant("int8.one", np.array(1.0, np.float32))
+        zero_point = self._constant("int8.zero_point", np.array(_ZERO_POINT, np.uint8))
+        yield helper.make_node(
+            "MatMulIntegerToFloat", [quantised, weights, one, scales, zero_point], [product], domain=_MICROSOFT
+        )
+        yield helper.make_node("Mul", [product, scale], [output])
+
+    def _quantised_rows(self, source: str, columns: int) -> Iterator[onnx.NodeProto]:
+        """Each row of [batch, sequence, columns] over its largest magnitude, uint8 around 128."""
+        name = f"{source}.int8"
+        scale, quantised = f"{name}.scale", f"{name}.rows"
+        axis = self._constant("int8.axis", np.array([2], np.int64))
+        floor = self._constant("int8.smallest_magnitude", np.array(_SMALLEST_MAGNITUDE, np.float32))
+        step = self._constant("int8.step", np.array(1 / _INT8_MAX, np.float32))
+        yield helper.make_node("Abs", [source], [f"{name}.magnitudes"])
+        yield helper.make_node("ReduceMax", [f"{name}.magnitudes", axis], [f"{name}.largest"], keepdims=1)
+        yield helper.make_node("Max", [f"{name}.largest", floor], [f"{name}.floored"])
+        yield helper.make_node("Mul", [f"{name}.floored", step], [scale])
+        yield helper.make_node("Shape", [scale], [f"{name}.shape"])
+        fill = helper.make_tensor("zero_point", TensorProto.UINT8, [1], [_ZERO_POINT])
+        yield helper.make_node("ConstantOfShape", [f"{name}.shape"], [f"{name}.zero_points"], value=fill)
+        yield helper.make_node(
+            "QuantizeLinear", [source, scale, f"{name}.zero_points"], [quantised], axis=2, block_size=columns
+        )
+        self._rows[source] = quantised, scale
+
+    def _embedding(self, node: onnx.NodeProto, matrix: TensorProto) -> Iterator[onnx.NodeProto]:
+        ids, output = node.input[1], node.output[0]
+        weights, scales = self._quantised_weights(matrix, axis=1)
+        yield helper.make_node("Gather", [weights, ids], [f"{output}.int8"], axis=0)
+        yield helper.make_node("Gather", [scales, ids], [f"{output}.scale"], axis=0)
+        yield helper.make_node("Cast", [f"{output}.int8"], [f"{output}.unscaled"], to=TensorProto.FLOAT)
+        yield helper.make_node("Mul", [f"{output}.unscaled", f"{output}.scale"], [output])
+
+    def _quantised_weights(self, matrix: TensorProto, axis: int) -> tuple[str, str]:
+        """Names of a matrix in int8 and of its scales, one along ``axis``: [columns] for 0, [rows, 1] for 1."""
+        name = f"{matrix.name}.int8"
+        values = numpy_helper.to_array(matrix)
+        largest = np.abs(values).max(axis=axis, keepdims=True)
+        scales = np.maximum(largest, _SMALLEST_MAGNITUDE).astype(np.float32) / np.float32(_INT8_MAX)
+        steps = np.clip(np.rint(values / scales), -_INT8_MAX, _INT8_MAX).astype(np.int8)
+        self._constant(name, steps)
+        return name, self._constant(f"{name}.scales", scales[0] if axis == 0 else scales)
+
+    def _constant(self, name: str, value: npt.NDArray[Any]) -> str:
+        if name not in self.constants:
+            self.constants[name] = numpy_helper.from_array(value, name)
+        return name

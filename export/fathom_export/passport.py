@@ -1,0 +1,129 @@
+"""A model's passport: what it was made from, with what, and what came out; written as ``passport.json``."""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final, Self
+
+from fathom_export.sources.folder import hash_file, hash_files
+from fathom_export.sources.resolve import Source
+from fathom_export.spec import ModelSpec, spec_settings
+
+PASSPORT_FILE: Final = "passport.json"
+
+_TOOLS: Final = {
+    "generate": ("fathom-export", "fathom-server", "onnx-ir", "onnxruntime", "numpy"),
+    "embed": ("fathom-export", "fathom-server", "onnx", "onnxruntime", "onnxscript", "torch", "transformers"),
+}
+
+_CODE: Final = (
+    "fathom_client.protocol",
+    "fathom_export",
+    "fathom_server.backends.tokenizer",
+    "fathom_server.engine.settings",
+    "fathom_server.text.tokenizer",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Everything that decides what an export makes: if it is the same again, so are the models.
+
+    ``source_files`` and ``code`` are SHA-256 sums, of the checkpoint's files by path and of the export's own code.
+    """
+
+    source: dict[str, str | None]
+    source_files: dict[str, str]
+    settings: dict[str, Any]
+    spec_sha256: str
+    versions: dict[str, str]
+    code_sha256: str
+
+    @classmethod
+    def of(cls, spec: ModelSpec, source: Source) -> Self:
+        """Origin of a model that is to be exported now."""
+        settings = spec_settings(spec)
+        return cls(
+            source={"given": source.given, "kind": source.kind, "revision": source.revision},
+            source_files=hash_files(source.folder),
+            settings=settings,
+            spec_sha256=hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
+            versions=_versions(_TOOLS[spec.task]),
+            code_sha256=_hash_code(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Passport:
+    """Origin and outcome of one export.
+
+    ``opsets`` gives the version of each operator set (the standard one is ``ai.onnx``), ``check`` the figures of the
+    check that the graph passed, ``files`` the SHA-256 of every file written, by path in the repository.
+    """
+
+    origin: Origin
+    precision: str
+    dialect: str | None
+    opsets: dict[str, int]
+    check: dict[str, float]
+    created: str
+    files: dict[str, str]
+
+    def save(self, path: Path) -> None:
+        """Write the passport."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Self | None:
+        """Read a passport; None if it is missing or not of this form, for then the model is to be made anew."""
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            return cls(**{**raw, "origin": Origin(**raw["origin"])})
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def matches(self, origin: Origin, repository: Path) -> bool:
+        """Whether the models were made from the same origin and all their files are as they were written."""
+        if self.origin != origin:
+            return False
+        paths = {name: repository / name for name in self.files}
+        return all(path.is_file() and hash_file(path) == self.files[name] for name, path in paths.items())
+
+
+def hash_outputs(staging: Path, models: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of all files of the models in a folder, by path."""
+    files = sorted(path for model in models for path in (staging / model).rglob("*") if path.is_file())
+    return {path.relative_to(staging).as_posix(): hash_file(path) for path in files}
+
+
+def now() -> str:
+    """The present moment in UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _versions(tools: tuple[str, ...]) -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for tool in tools:
+        try:
+            versions[tool] = importlib.metadata.version(tool)
+        except importlib.metadata.PackageNotFoundError:
+            versions[tool] = "not installed"
+    return versions
+
+
+def _hash_code() -> str:
+    """One sum over the code that decides what an export writes: its own, and the files that it copies."""
+    digest = hashlib.sha256()
+    for package in _CODE:
+        spec = find_spec(package)
+        origin = Path(spec.origin) if spec is not None and spec.origin is not None else Path()
+        files = sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]
+        for path in files:
+            digest.update(f"{package}/{path.name}".encode() + path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,67 @@
+"""Checkpoints from the Hugging Face hub, or from a mirror that HF_ENDPOINT names."""
+
+import os
+import re
+from pathlib import Path
+from typing import Final
+
+from fathom_export.errors import SourceError
+from fathom_export.sources.folder import READ_PATTERNS
+from fathom_export.sources.resolve import Source
+
+_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[^@\s]+)?")
+_IGNORED: Final = ("onnx/*", "openvino/*", "original/*", "consolidated*")
+"""The same weights again in forms that are not read."""
+
+
+def looks_like_hub_id(given: str) -> bool:
+    """Whether a source is spelled ``org/name`` or ``org/name@revision``."""
+    return _HUB_ID.fullmatch(given) is not None
+
+
+def fetch_from_hub(given: str) -> Source:
+    """Download a snapshot into the hub's own cache, or find it there.
+
+    Fetches json, safetensors, tokenizer and template files only: no pickle, no code. Raises SourceError naming the id
+    and the remedy.
+    """
+    from huggingface_hub import errors, snapshot_download
+
+    repository, _, revision = given.partition("@")
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    try:
+        folder = snapshot_download(
+            repository,
+            revision=revision or None,
+            endpoint=endpoint,
+            allow_patterns=list(READ_PATTERNS),
+            ignore_patterns=list(_IGNORED),
+        )
+    except errors.GatedRepoError as error:
+        raise SourceError(
+            f"{given} is gated at {endpoint}; accept its terms on the model's page, then set HF_TOKEN to a token that "
+            "may read it"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise SourceError(
+            f"{given}: {repository} has no revision {revision!r} at {endpoint}; name a branch, a tag or a full commit"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise SourceError(
+            f"{given} is neither a folder here nor a model at {endpoint} that is public or open to you; check the "
+            "spelling, and set HF_TOKEN if the model is private"
+        ) from error
+    except errors.HFValidationError as error:
+        raise SourceError(f"{given} is neither a folder here nor a valid hub id: {error}") from error
+    except errors.LocalEntryNotFoundError as error:
+        raise SourceError(
+            f"{given} is no folder here, not in the hub's cache, and {endpoint} cannot be reached; mend the network, "
+            "set HF_ENDPOINT to a mirror (and HF_HUB_OFFLINE=0), or name a folder with the checkpoint"
+        ) from error
+    except errors.HfHubHTTPError as error:
+        if error.response.status_code in (401, 403):
+            reason = "refuses access; set HF_TOKEN to a token that may read it"
+        else:
+            reason = f"answers {error.response.status_code}; try again later or name a folder with the checkpoint"
+        raise SourceError(f"{given}: {endpoint} {reason}") from error
+    return Source(given, "hub", Path(folder), revision=Path(folder).name)
