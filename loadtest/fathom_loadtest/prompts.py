@@ -98,7 +98,7 @@ def _parse_line(line: bytes, where: str, task: Task) -> Prompt:
         fields = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise PromptSetError(f"{where}: is not UTF-8 (byte {error.start}); save the file as UTF-8") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PromptSetError(f"{where}: is not JSON ({error}); write one JSON object a line") from error
     if not isinstance(fields, dict) or len({"prompt", "messages"} & fields.keys()) != 1:
         raise PromptSetError(f'{where}: needs exactly one of "prompt" and "messages"')

@@ -35,11 +35,11 @@ def run_session(
 ) -> int:
     """Test, report, and give the process's exit status. Raises ServerError, OutputError."""
     logging.getLogger("locust").setLevel(logging.ERROR)  # its progress lines would interleave with ours
-    _make_folder(output)
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     messages, results = Console(stderr=True, highlight=False), Console(highlight=False)
     with connect(scenario) as client:
         target = check_target(client, scenario)
+        _make_folder(output)
         prompts = prompt_set or _synthetic_prompts(client, scenario)
     with Progress(messages) as progress:
         test = LoadTest(scenario, prompts, progress.update)

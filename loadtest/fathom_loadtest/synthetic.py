@@ -1,7 +1,7 @@
 """Synthetic prompts of a wished number of tokens, built from words whose cost the served tokenizer itself has told."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,14 +26,11 @@ class WordCosts:
     words: tuple[float, ...]
 
     @classmethod
-    def measure(cls, count_tokens: Callable[[str], int]) -> "WordCosts":
-        """Ask the server, through ``count_tokens``, how many tokens it counts for a text: one question a word."""
-        opening = count_tokens(WORDS[0])
-        costs = []
-        for word in WORDS:
-            total = count_tokens(" ".join([WORDS[0], *[word] * _REPEATS]))
-            costs.append(max(total - opening, 1) / _REPEATS)
-        return cls(opening, tuple(costs))
+    def measure(cls, count_tokens: Callable[[Sequence[str]], list[int]]) -> "WordCosts":
+        """Ask the server, through ``count_tokens``, how many tokens it counts for each of a list of texts."""
+        texts = [" ".join([WORDS[0], *[word] * _REPEATS]) for word in WORDS]
+        opening, *totals = count_tokens([WORDS[0], *texts])
+        return cls(opening, tuple(max(total - opening, 1) / _REPEATS for total in totals))
 
     def compose(self, tokens: int, rng: random.Random) -> str:
         """Give a random text that costs ``tokens`` tokens, or as near as the words allow; never less than one word."""

@@ -1,23 +1,29 @@
 """The server under test: whether it is there, what it is, how it counts tokens."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from gevent.lock import BoundedSemaphore
+from gevent.pool import Pool
 
-from fathom_client import Client, FathomError, InvalidRequestError, OverloadedError, Timeout
-from fathom_loadtest.errors import ServerError
+from fathom_client import Client, FathomError, InvalidArgumentError, InvalidRequestError, OverloadedError, Timeout
+from fathom_loadtest.errors import ScenarioError, ServerError
 from fathom_loadtest.scenario import Scenario
 
 _ATTEMPTS: Final = 3
 _BETWEEN_ATTEMPTS_S: Final = 1.0
 _CONTROL_S: Final = 5.0
+_COUNTS_AT_ONCE: Final = 8
 
 
 def connect(scenario: Scenario) -> Client:
-    """Open a client of the scenario's server with the scenario's limit on a whole answer."""
-    return Client(scenario.url, timeout=Timeout(request_s=scenario.timeout_s, control_s=_CONTROL_S))
+    """Open a client of the scenario's server with its limits; raises ScenarioError for what is no address."""
+    try:
+        return Client(scenario.url, timeout=Timeout(request_s=scenario.timeout_s, control_s=_CONTROL_S))
+    except InvalidArgumentError as error:
+        raise ScenarioError(f"--{error}") from error
 
 
 def error_kind(error: FathomError) -> str:
@@ -44,23 +50,23 @@ def check_target(client: Client, scenario: Scenario) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class TokenCounter:
-    """Counts a text's tokens by asking the server, as the scenario's requests would send the text."""
+    """Counts the tokens of texts by asking the server, as the scenario's requests would send them."""
 
     client: Client
     scenario: Scenario
 
-    def __call__(self, text: str) -> int:
-        """Give the number of tokens; raises ServerError where the server does not tell."""
+    def __call__(self, texts: Sequence[str]) -> list[int]:
+        """Give each text's number of tokens; raises ServerError where the server does not tell."""
         try:
-            count = self._ask(text)
+            counts = list(Pool(_COUNTS_AT_ONCE).map(self._ask, texts))
         except FathomError as error:
             raise ServerError(f"{self.scenario.model!r} refuses a text of synthetic words: {error}") from error
-        if count < 1:
+        if min(counts) < 1:
             raise ServerError(
                 f"{self.scenario.model!r} does not report num_input_tokens, which synthetic prompts are measured by; "
                 "use --prompts"
             )
-        return count
+        return counts
 
     def _ask(self, text: str) -> int:
         model = self.scenario.model

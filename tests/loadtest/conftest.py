@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ class Triton:
     grpc_port: int
     counts_file: Path
     log: Path
+    ttft_ms: int = PACED_TTFT_MS
 
     @property
     def url(self) -> str:
@@ -105,7 +106,7 @@ def _assemble_backend(folder: Path) -> Path:
     return wheel / "bin" / "tritonserver"
 
 
-def start_triton(folder: Path) -> Triton:
+def _start(folder: Path) -> Triton:
     """Start a server under ``folder`` and wait until it is ready."""
     import pytriton
 
@@ -142,6 +143,12 @@ def start_triton(folder: Path) -> Triton:
 @pytest.fixture(scope="session")
 def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
     """One server for the session."""
-    server = start_triton(tmp_path_factory.mktemp("triton"))
+    server = _start(tmp_path_factory.mktemp("triton"))
     yield server
     server.kill()
+
+
+@pytest.fixture
+def start_triton() -> Callable[[Path], Triton]:
+    """Start a server under a folder, for a test that ends it."""
+    return _start

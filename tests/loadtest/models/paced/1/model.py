@@ -33,7 +33,9 @@ class TritonPythonModel:
             threading.Thread(target=self._answer, args=(request,), daemon=True).start()
 
     def _save(self):
-        self._counts_file.write_text(json.dumps(self._counts))
+        beside = self._counts_file.with_suffix(".new")
+        beside.write_text(json.dumps(self._counts))
+        beside.replace(self._counts_file)
 
     def _answer(self, request):
         sender = request.get_response_sender()
