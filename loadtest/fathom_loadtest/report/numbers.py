@@ -10,8 +10,8 @@ def short(value: float | None) -> str:
         return f"{value:,.0f}"
     if size >= 9.995:
         return f"{value:.1f}"
-    if size >= 1 or size == 0:
-        return f"{value:.2f}".rstrip("0").rstrip(".") if float(value).is_integer() else f"{value:.2f}"
+    if size >= 1:
+        return f"{value:.2f}"
     return f"{value:.3g}"
 
 
