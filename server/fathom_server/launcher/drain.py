@@ -3,8 +3,9 @@
 What Triton 2.51 does on SIGTERM, found by experiment. It closes HTTP and waits until no HTTP connection is left (a
 client that keeps an idle one alive holds it up), refuses inference, waits for models that compute, unloads every model
 that nothing refers to, and then waits for its gRPC streams without limit. Two things it cannot say: a decoupled model's
-request does not count as in flight once ``execute`` has returned, and an idle stream refers to the model of its last
-request, so that model is never unloaded. A decoupled model that publishes the two gauges below settles both.
+request does not count as in flight once ``execute`` has returned (an ensemble's does until its end), and an idle stream
+refers to the model of its last request, so that model is never unloaded. A decoupled model that publishes the two
+gauges below settles both.
 """
 
 import re
@@ -23,8 +24,11 @@ REQUESTS_WAITING: Final = "fathom_num_requests_waiting"
 
 POLL_S: Final = 0.5
 SETTLE_S: Final = 2.0
-"""Nothing in flight for so long, and only idle connections can be left: longer than Triton's own one-second rounds, so
-that it can end by itself and a last response reaches its client."""
+"""Nothing in flight and no model left for so long, and only idle connections keep Triton: longer than its own rounds of
+one second, so that it can end by itself and a last response reaches its client."""
+
+UNLOAD_S: Final = 5.0
+"""The same while models are left: one of them may be unloading, which is not to be cut short for nothing."""
 
 KILL_MARGIN_S: Final = 0.5
 
@@ -75,7 +79,11 @@ def drain(
     quiet_since: float | None = None
     say(f"stopping: running requests have {drain_s:g} s to finish")
     process.terminate()
+    next_poll = began
     while (now := time.monotonic()) < deadline:
+        if now >= next_poll and progress.live & decoupled:
+            progress.idle = _idle_models(host, ports, otherwise=progress.idle)
+            next_poll = now + POLL_S
         event = process.next_event(min(POLL_S, deadline - now))
         match event:
             case Exited(status):
@@ -92,13 +100,11 @@ def drain(
                 progress.live_models = event
             case _:
                 pass
-        if event is None and progress.live & decoupled:
-            progress.idle = _idle_models(host, ports)
         if not progress.nothing_in_flight:
             quiet_since = None
         elif quiet_since is None:
             quiet_since = now
-        elif now - quiet_since >= SETTLE_S:
+        elif now - quiet_since >= (SETTLE_S if progress.live_models == LiveModels(0, 0) else UNLOAD_S):
             say(f"stopped after {now - began:.1f} s: nothing was in flight, idle client connections were cut off")
             return 0
     if progress.nothing_in_flight:
@@ -119,9 +125,11 @@ def _ended(status: int, progress: _Progress, seconds: float) -> int:
     return status
 
 
-def _idle_models(host: str, ports: Ports) -> set[str]:
-    """Models whose gauges say that no request runs or waits."""
-    _, body = get(host, ports.metrics, "/metrics")
+def _idle_models(host: str, ports: Ports, otherwise: set[str]) -> set[str]:
+    """Models whose gauges say that no request runs or waits; ``otherwise`` when Triton gives no metrics any more."""
+    status, body = get(host, ports.metrics, "/metrics")
+    if status != 200:
+        return otherwise
     gauges: dict[str, dict[str, float]] = {REQUESTS_RUNNING: {}, REQUESTS_WAITING: {}}
     for name, model, value in re.findall(r'^(\w+)\{[^}]*\bmodel="([^"]+)"[^}]*\} (\S+)$', body.decode(), re.MULTILINE):
         if name in gauges:

@@ -66,12 +66,17 @@ def wait_until_ready(
 
 
 def decoupled_models(host: str, ports: Ports, models: tuple[str, ...]) -> frozenset[str]:
-    """Which models may answer a request more than once: Triton does not count those requests as in flight."""
+    """Models whose requests Triton does not count as in flight: the decoupled ones that are no ensembles.
+
+    One whose config cannot be had is taken for decoupled.
+    """
     decoupled = set()
     for name in models:
         status, body = get(host, ports.http, f"/v2/models/{name}/config")
-        config: dict[str, Any] = json.loads(body) if status == 200 else {}
-        if not config or config.get("model_transaction_policy", {}).get("decoupled"):  # in doubt, decoupled
+        config: dict[str, Any] = (
+            json.loads(body) if status == 200 else {"model_transaction_policy": {"decoupled": True}}
+        )
+        if config.get("model_transaction_policy", {}).get("decoupled") and config.get("platform") != "ensemble":
             decoupled.add(name)
     return frozenset(decoupled)
 

@@ -1,5 +1,6 @@
 """Triton's log: each line forwarded as it comes, and what some lines say about the server's life."""
 
+import contextlib
 import json
 import re
 import sys
@@ -179,5 +180,6 @@ class LogForwarder:
 
 
 def say(text: str) -> None:
-    """A line of the launcher's own, on stderr."""
-    print(f"fathom-serve: {text}", file=sys.stderr, flush=True)  # noqa: T201 (this is the program's own output)
+    """A line of the launcher's own, on stderr; if nobody reads that any more, the server goes on."""
+    with contextlib.suppress(OSError):
+        print(f"fathom-serve: {text}", file=sys.stderr, flush=True)  # noqa: T201 (this is the program's own output)

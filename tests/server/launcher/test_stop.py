@@ -32,14 +32,14 @@ class Stream:
         self.answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
         self.client.start_stream(lambda result, error: self.answers.put((result, error)))
 
-    def ask(self, count: int, interval_ms: int) -> None:
-        """Send one request to the ticker."""
+    def ask(self, count: int, interval_ms: int, model: str = "ticker") -> None:
+        """Send one request to the ticker, or to an ensemble of it."""
         inputs = []
         for name, value in (("COUNT", count), ("INTERVAL_MS", interval_ms)):
             tensor = triton_grpc.InferInput(name, [1], "INT32")
             tensor.set_data_from_numpy(np.array([value], np.int32))
             inputs.append(tensor)
-        self.client.async_stream_infer("ticker", inputs)
+        self.client.async_stream_infer(model, inputs)
 
     def tick(self) -> int:
         """The next answer's number."""
@@ -131,11 +131,14 @@ def test_idle_stream_does_not_hold_up_the_stop(serve: Serve, repository: MakeRep
     assert not server.triton_processes()
 
 
-def test_idle_stream_after_requests_does_not_hold_up_the_stop(serve: Serve, repository: MakeRepository) -> None:
-    """A stream that stays open after its answers is told from a running one by the model's gauges."""
-    server = serve(repository("ticker", gauges=True), "--drain-s", "50")
+@pytest.mark.parametrize("model", ["ticker", "ticker_ensemble"])
+def test_idle_stream_after_requests_does_not_hold_up_the_stop(
+    serve: Serve, repository: MakeRepository, model: str
+) -> None:
+    """A stream that stays open after its answers is told from a running one, behind an ensemble too."""
+    server = serve(repository("ticker", "ticker_ensemble", gauges=True), "--drain-s", "50")
     with open_stream(server.url) as stream:
-        stream.ask(count=8, interval_ms=200)
+        stream.ask(count=8, interval_ms=200, model=model)
         ticks = [stream.tick() for _ in range(2)]
         stopping = stop_in_background(server)
         ticks += [stream.tick() for _ in range(6)]
