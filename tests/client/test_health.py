@@ -22,6 +22,12 @@ from .conftest import REPOSITORY
 
 AWAY = "127.0.0.1:1"
 
+DAMAGED_MODEL = """
+class TritonPythonModel:
+    def initialize(self, args):
+        raise ValueError("the weights are damaged")
+"""
+
 
 @pytest.fixture(scope="module")
 def half_ready(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
@@ -32,9 +38,7 @@ def half_ready(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     (damaged / "1").mkdir(parents=True)
     tensor = '[{ name: "x", data_type: TYPE_INT32, dims: [ 1 ] }]'
     (damaged / "config.pbtxt").write_text(f'backend: "python"\ninput {tensor}\noutput {tensor.replace("x", "y")}\n')
-    (damaged / "1" / "model.py").write_text(
-        "class TritonPythonModel:\n    def initialize(self, args):\n        raise ValueError('the weights are damaged')\n"
-    )
+    (damaged / "1" / "model.py").write_text(DAMAGED_MODEL)
     server = triton.start(folder / "repository", folder / "run")
     yield server.url
     server.stop()
@@ -93,11 +97,11 @@ def test_model_that_failed_to_load_is_explained(half_ready: str) -> None:
         assert not info.is_ready
         assert "the weights are damaged" in info.reason
         for model in (None, "damaged"):
-            with pytest.raises(DeadlineExceededError, match="damaged is UNAVAILABLE .*the weights are damaged"):
+            with pytest.raises(DeadlineExceededError, match=r"damaged is UNAVAILABLE .*the weights are damaged"):
                 client.wait_until_ready(0.2, model)
         with pytest.raises(DeadlineExceededError, match="has no model 'nobody'; it has: chat, damaged, minilm"):
             client.wait_until_ready(0.2, "nobody")
-        with pytest.raises(ModelNotFoundError, match="is UNAVAILABLE: .*the weights are damaged"):
+        with pytest.raises(ModelNotFoundError, match=r"is UNAVAILABLE: .*the weights are damaged"):
             client.generate("damaged", "hello")
         with pytest.raises(ModelNotFoundError, match="models that are ready: chat, minilm"):
             client.model_metadata("nobody")

@@ -318,9 +318,7 @@ async def test_closing_the_async_client_cancels_its_streams(url: str, ordered: O
         await client.generate("chat", "hello")
 
 
-def test_stream_forgotten_after_its_loop_is_quiet(
-    url: str, ordered: Ordered, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_stream_may_outlive_its_loop(url: str, ordered: Ordered, capfd: pytest.CaptureFixture[str]) -> None:
     """A stream that outlives its event loop is dropped without a word."""
 
     async def begin():
