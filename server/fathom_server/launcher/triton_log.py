@@ -14,7 +14,11 @@ from fathom_server.launcher.settings import LogLevel
 _LEVELS: Final = {"I": "info", "W": "warning", "E": "error", "F": "error"}
 _RANK: Final = {"info": 0, "warning": 1, "error": 2}
 _HEADER: Final = re.compile(r"(?P<level>[IWEF])\d{4} [\d:.]+ +\d+ (?P<source>[\w.]+:\d+)\] +(?P<message>.*)")
-_WITHOUT_GPU: Final = "CudaDriverHelper has not been initialized"  # an error only where a GPU should be
+_WITHOUT_GPU: Final = (  # worth showing only where a GPU should be
+    "CudaDriverHelper has not been initialized",
+    "CUDA driver version is insufficient for CUDA runtime version",
+    "no pinned memory pool",
+)
 _PROTOBUF_ERROR: Final = "[libprotobuf ERROR "
 
 
@@ -122,7 +126,7 @@ class LogReader:
                 reason = " ".join(f"{match[2]} {self._protobuf_error}".split())
                 self._protobuf_error = ""
                 return ModelFailed(match[1], reason)
-        if (line.level == "error" and _WITHOUT_GPU not in message) or message.startswith("error: "):
+        if (line.level == "error" and not _is_about_gpu(message)) or message.startswith("error: "):
             self.errors.append(" ".join(message.split()))
         if match := _LOADING.match(message):
             return ModelLoading(match[1])
@@ -174,9 +178,13 @@ class LogForwarder:
     def _is_shown(self, line: LogLine) -> bool:
         if line.level is None:
             return True
-        if not self._has_gpu and _WITHOUT_GPU in line.message:
+        if not self._has_gpu and _is_about_gpu(line.message):
             return self._rank == 0
         return _RANK[line.level] >= self._rank
+
+
+def _is_about_gpu(message: str) -> bool:
+    return any(words in message for words in _WITHOUT_GPU)
 
 
 def say(text: str) -> None:
