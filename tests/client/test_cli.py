@@ -1,0 +1,287 @@
+"""``fathom-client`` as its users meet it: in pipes and in a terminal."""
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fathom_client import Client
+
+from .texts import every_plane
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+Ordered = Callable[..., str]
+Seen = Callable[[str], str]
+PATIENCE_S = 20.0
+
+
+class Terminal:
+    """A ``fathom-client`` in a pseudo-terminal, typed into and read from."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._screen, terminal = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "fathom_client.cli", *arguments],
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+            start_new_session=True,
+            env=os.environ | {"TERM": "dumb"},
+            preexec_fn=_take_terminal,  # the child has one thread; Ctrl-C needs a controlling terminal
+        )
+        os.close(terminal)
+        self._unread = ""
+
+    def type(self, text: str) -> None:
+        """Press keys."""
+        os.write(self._screen, text.encode())
+
+    def expect(self, pattern: str) -> str:
+        """Wait until the screen shows the pattern; returns what stands before and in it."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not (found := re.search(pattern, self._unread)):
+            assert select.select([self._screen], [], [], max(0, deadline - time.monotonic()))[0], self._unread
+            try:
+                raw = os.read(self._screen, 65536)
+            except OSError:  # Linux's end of file for a terminal whose other side is closed
+                raw = b""
+            assert raw, f"{pattern!r} never came; left: {self._unread!r}"
+            self._unread += raw.decode(errors="replace")
+        shown, self._unread = self._unread[: found.end()], self._unread[found.end() :]
+        return shown
+
+    def close(self) -> None:
+        """End it for certain."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        os.close(self._screen)
+
+
+def _take_terminal() -> None:
+    import fcntl
+    import termios
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+@pytest.fixture
+def chat(url: str) -> Iterator[Terminal]:
+    """An interactive conversation, at its first prompt."""
+    terminal = Terminal("--url", url, "chat")
+    try:
+        terminal.expect("Ctrl-C stops an answer.*\n")
+        terminal.expect("> ")
+        yield terminal
+    finally:
+        terminal.close()
+
+
+def test_generate_prints_the_answer(cli: Cli) -> None:
+    """The answer goes to stdout, every character of it, from an argument or from standard input."""
+    text = every_plane().replace("\0", "")
+    assert cli("generate", text).stdout == text + "\n"
+    done = cli("generate", "-", stdin=text)
+    assert (done.stdout, done.stderr, done.returncode) == (text + "\n", "", 0)
+    assert cli("generate", "hello big world", "--max-tokens", "7").stdout == "hello b\n"
+
+
+def test_generate_as_json(cli: Cli, ordered: Ordered) -> None:
+    """``--json`` prints one object with everything known of the answer, and every flag reaches the model."""
+    answer = json.loads(cli("generate", "hello", "--json").stdout)
+    assert (answer["text"], answer["finish_reason"], answer["num_output_tokens"]) == ("hello", "stop", 5)
+    flags = (
+        "--max-tokens 9 --temperature 0.5 --top-k 4 --top-p 0.25 --seed 3 --repetition-penalty 1.5 --stop a --stop b"
+    )
+    answer = json.loads(cli("generate", ordered("", echo=True), "--json", "--timeout", "7", *flags.split()).stdout)
+    arrived = json.loads(answer["text"])
+    values = {name: tensor["values"] for name, tensor in arrived["inputs"].items()}
+    assert arrived["timeout_us"] == 7_000_000
+    assert values["max_tokens"] == [9]
+    assert values["temperature"] == [0.5]
+    assert values["top_k"] == [4]
+    assert values["top_p"] == [0.25]
+    assert values["seed"] == [3]
+    assert values["repetition_penalty"] == [1.5]
+    assert values["stop_words"] == ["a", "b"]
+
+
+def test_embed_prints_json_lines(cli: Cli, client: Client) -> None:
+    """Each text gets a line with its vector, in order, from arguments or from the lines of standard input."""
+    texts = ["one", "zwei", "三\u2028still three"]
+    by_arguments = cli("embed", *texts)
+    by_lines = cli("embed", "-", "--batch-size", "2", stdin="\n".join(texts) + "\n")
+    assert by_arguments.stdout == by_lines.stdout
+    lines = [json.loads(line) for line in by_lines.stdout.split("\n")[:-1]]
+    assert [line["text"] for line in lines] == texts
+    assert [line["embedding"] for line in lines] == client.embed("minilm", texts).vectors.tolist()
+    assert [line["num_input_tokens"] for line in lines] == list(map(len, texts))
+
+
+def test_status_and_models(cli: Cli) -> None:
+    """``status`` says what the server is and exits 0 when it is ready; ``models`` lists them."""
+    done = cli("status")
+    assert done.returncode == 0
+    assert re.fullmatch(r"triton [\d.]+ at \S+ is ready\nchat +1  READY\nminilm +1  READY\n", done.stdout)
+    assert cli("models").stdout == "chat      1  READY\nminilm    1  READY\n"
+
+
+USER_FAULTS = [
+    (["generate", ""], "error: prompt is empty; give at least one character\n"),
+    (["generate", "a", "--max-tokens", "0"], "error: max_tokens is 0; it must be between 1 and 2147483647\n"),
+    (["generate", "a", "--temperature", "nan"], "error: temperature is nan; it must be at least 0 and at most 100\n"),
+    (["generate", "a", "--timeout", "-1"], "error: timeout is -1.0; give a number of seconds above 0\n"),
+    (
+        ["generate", "a", "--model", "nobody"],
+        "error: nobody: Request for unknown model: 'nobody' is not found; models that are ready: chat, minilm\n",
+    ),
+    (["embed", "x" * 600], "error: minilm: text_input has 600 tokens; at most 512 fit\n"),
+    (["embed", "a", ""], "error: texts[1] is empty; give at least one character\n"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), USER_FAULTS, ids=lambda value: str(value)[:30])
+def test_users_fault_is_one_line_and_exit_2(cli: Cli, arguments: list[str], message: str) -> None:
+    """What the user got wrong is one line on stderr, nothing on stdout, exit status 2."""
+    done = cli(*arguments)
+    assert (done.stdout, done.stderr, done.returncode) == ("", message, 2)
+
+
+def test_input_that_is_not_utf8_is_a_users_fault(cli: Cli) -> None:
+    """Bytes that are no UTF-8 are named with their place."""
+    done = cli("generate", "-", stdin=b"ab\xff")
+    assert done.stderr == "error: standard input is not UTF-8: byte 0xff at position 2; convert it first\n"
+    assert done.returncode == 2
+
+
+def test_wrong_flags_are_a_users_fault(cli: Cli) -> None:
+    """Flags that do not exist and a missing command exit 2 with usage."""
+    for arguments in (["generate", "a", "--colour"], [], ["sing"], ["--url", "http://localhost:8000", "models"]):
+        done = cli(*arguments)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+        assert "error: " in done.stderr
+
+
+def test_servers_fault_is_one_line_and_exit_1(cli: Cli, ordered: Ordered) -> None:
+    """A server that is away or fails is one line on stderr and exit status 1, after what had come."""
+    done = cli("status", to="127.0.0.1:1")
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: no server answers at 127\.0\.0\.1:1 .*fathom-serve\n", done.stderr)
+    done = cli("generate", ordered("hello big world", error=("INTERNAL", "a\nbug"), after=1))
+    assert (done.stdout, done.returncode) == ("hello ", 1)
+    assert done.stderr == "error: chat: the server failed with INTERNAL: a bug\n"
+
+
+def test_ctrl_c_ends_a_command_and_its_request(url: str, ordered: Ordered, seen: Seen) -> None:
+    """Ctrl-C while an answer streams exits 130 without a traceback, and the server sees the request cancelled."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fathom_client.cli", "--url", url, "generate", ordered("a " * 500, delay_s=0.02)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    seen("started")
+    assert process.stdout is not None
+    assert process.stdout.read(2) == b"a "
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, stderr) == (130, b"")
+    seen("cancelled")
+
+
+def test_closed_pipe_ends_a_command_and_its_request(url: str, ordered: Ordered, seen: Seen) -> None:
+    """When the reader of a pipe leaves, the command ends quietly and the request is cancelled."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fathom_client.cli", "--url", url, "generate", ordered("a " * 500, delay_s=0.02)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.read(2)
+    process.stdout.close()
+    assert process.wait(PATIENCE_S) == 141
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    seen("cancelled")
+
+
+def test_piped_chat_answers_each_line(cli: Cli) -> None:
+    """Without a terminal each line of standard input is a turn, and no prompt is printed."""
+    done = cli("chat", stdin="hello there\n/reset\n\n/help\nlast\n/exit\nnever\n")
+    assert done.stdout == "hello there\n(forgotten)\n(/help is no command; there are /reset and /exit)\nlast\n"
+    assert (done.stderr, done.returncode) == ("", 0)
+    done = cli("chat", "--model", "nobody", stdin="hello\nagain\n")
+    assert done.returncode == 2
+    assert done.stderr.count("error:") == 1
+
+
+def test_chat_sends_its_history(cli: Cli, tmp_path: Path) -> None:
+    """Each turn carries the system text and the turns before it, until ``/reset``."""
+    echo = json.dumps({"echo": True})
+    done = cli("chat", "--system", "be brief", stdin=f"hello\n{echo}\n/reset\n{echo}\n")
+    first, second = (
+        json.loads(json.loads(line)["inputs"]["messages"]["values"][0])
+        for line in done.stdout.splitlines()
+        if line.startswith("{")
+    )
+    assert [turn["role"] for turn in first] == ["system", "user", "assistant", "user"]
+    assert [turn["content"] for turn in first[:3]] == ["be brief", "hello", "hello"]
+    assert [turn["role"] for turn in second] == ["system", "user"]
+
+
+def test_interactive_chat(chat: Terminal, ordered: Ordered) -> None:
+    """A session in a terminal answers, obeys its commands, survives an error, and leaves on Ctrl-D."""
+    chat.type("hello wide world\n")
+    assert "hello wide world" in chat.expect("\nhello wide world\r\n> ")
+    chat.type("/reset\n")
+    chat.expect(r"\(forgotten\)\r\n> ")
+    chat.type('{"error": ["UNAVAILABLE", "the queue is full"]}\n')
+    chat.expect(r"error: chat: the queue is full .*\n> ")
+    chat.type("still here\n")
+    chat.expect("\nstill here\r\n> ")
+    chat.type("\x04")
+    assert chat.process.wait(PATIENCE_S) == 0
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_session(chat: Terminal, seen: Seen, tmp_path: Path) -> None:
+    """Ctrl-C cancels the running answer on the server and forgets that turn; the conversation goes on."""
+    # a turn is one line, so the stand-in is told by its single line of JSON, and echoes what it was sent, slowly
+    chat.type("first\n")
+    chat.expect("\nfirst\r\n> ")
+    orders = {"echo": True, "delay_s": 0.05, "marker": str(tmp_path / "cancelled")}
+    chat.type(json.dumps(orders) + "\n")
+    chat.expect(r"\n\{.inputs.")
+    chat.type("\x03")
+    chat.expect(r"\(stopped\)\r\n> ")
+    assert seen("cancelled").startswith("cancelled after")
+    chat.type("\x03")
+    chat.expect(r"\(stopped\)\r\n> ")
+    chat.type(json.dumps({"echo": True}) + "\n")
+    shown = chat.expect(r'"timeout_us": \d+\}\r\n> ')
+    assert shown.count('\\"role\\"') == 3
+    chat.type("/exit\n")
+    assert chat.process.wait(PATIENCE_S) == 0
+
+
+def test_help_needs_nothing_heavy() -> None:
+    """``--help`` of every command answers without importing gRPC or numpy."""
+    code = (
+        "import sys\nfrom fathom_client.cli import main\n"
+        "try:\n    main(sys.argv[1:])\n"
+        "except SystemExit as end:\n    assert end.code == 0\n"
+        "assert not {'grpc', 'numpy', 'tritonclient'} & set(sys.modules)"
+    )
+    for command in ([], ["generate"], ["chat"], ["embed"], ["status"], ["models"]):
+        done = subprocess.run([sys.executable, "-c", code, *command, "--help"], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "usage: fathom-client" in done.stdout
