@@ -185,6 +185,16 @@ def test_second_signal_ends_at_once(serve: Serve, repository: MakeRepository) ->
     assert not server.triton_processes()
 
 
+def test_stop_while_models_load(repository: MakeRepository, tmp_path: Path) -> None:
+    """A server asked to stop before it is ready ends at once with status 0, and leaves no process."""
+    server = FathomServe(repository("ticker"), tmp_path / "log").start()
+    while "starting" not in server.stderr():
+        time.sleep(0.02)
+    assert server.stop() == 0
+    assert "stopped before it was ready" in server.stderr()
+    assert not server.triton_processes()
+
+
 def test_killed_launcher_leaves_nothing(serve: Serve, repository: MakeRepository) -> None:
     """SIGKILL of fathom-serve ends Triton and even a model that is stuck holding Python's lock, and cleans up."""
     server = serve(repository("ticker", "stuck"))
