@@ -47,6 +47,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--drain-s", type=float, default=30.0, metavar="S",
         help="seconds in which a stop is complete, running requests included (default: %(default)g)",
     )  # fmt: skip
+    life.add_argument(
+        "--auto-complete-config", action="store_true",
+        help="let backends complete hand-written config.pbtxt files; every Python model then starts twice",
+    )  # fmt: skip
     log = parser.add_argument_group("log")
     log.add_argument(
         "--log-level", choices=["info", "warning", "error"], default="info",

@@ -158,6 +158,9 @@ class TritonProcess:
         command += [
             f"--backend-config={name},shm-region-prefix-name={self._region_prefix}" for name in backends.python_based
         ]
+        if not settings.auto_complete_config:
+            # export writes whole configs; completing one would start every Python model's stub a second time
+            command.append("--disable-auto-complete-config")
         if not has_gpu:
             command += ["--allow-gpu-metrics=false", "--pinned-memory-pool-byte-size=0"]
         return command

@@ -21,7 +21,8 @@ class LaunchSettings:
 
     A port of None is Triton's usual one, or a free one with ``auto_ports``. ``drain_s`` bounds the whole stop in
     seconds, ``ready_timeout_s`` the start. ``log_level`` is the lowest level of Triton's lines shown on stderr;
-    ``log_file`` gets every line.
+    ``log_file`` gets every line. ``auto_complete_config`` lets backends fill in what a hand-written config.pbtxt leaves
+    out, at the price of a slower start.
     """
 
     repository: Path
@@ -37,6 +38,7 @@ class LaunchSettings:
     log_level: LogLevel = "info"
     log_file: Path | None = None
     log_verbose: int = 0
+    auto_complete_config: bool = False
 
     def __post_init__(self) -> None:
         for flag, port in (

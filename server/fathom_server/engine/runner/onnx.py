@@ -24,6 +24,8 @@ class OnnxRunner:
         options.intra_op_num_threads = limits.threads or _usable_cores()
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        # without VNNI instructions, products of u8 and s8 could overflow their 16-bit sums
+        options.add_session_config_entry("session.x64quantprecision", "1")
         path = folder / names.GRAPH_FILE
         try:
             self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
