@@ -83,6 +83,13 @@ class TokenCounter:
             return stream.result().num_input_tokens
 
 
+def _is_live(client: Client) -> bool:
+    try:
+        return client.is_live()
+    except FathomError:
+        return False
+
+
 @dataclass(slots=True)
 class ServerWatch:
     """Tells a server that refuses a request from one that is gone; ``lost`` says how it is known to be gone."""
@@ -91,20 +98,16 @@ class ServerWatch:
     _one_at_a_time: BoundedSemaphore = field(default_factory=BoundedSemaphore)
 
     def check(self, client: Client) -> None:
-        """Ask the server for a sign of life, a few times; sets ``lost`` where none comes."""
-        with self._one_at_a_time:
-            if self.lost is not None:
-                return
-            for attempt in range(_ATTEMPTS):
-                if attempt:
+        """Ask the server for a sign of life; where none comes, ask again a few times, then set ``lost``."""
+        if self.lost is not None or _is_live(client):
+            return
+        with self._one_at_a_time:  # whoever waits here learns from the one who asks
+            for _ in range(_ATTEMPTS - 1):
+                if self.lost is None:
                     time.sleep(_BETWEEN_ATTEMPTS_S)
-                try:
-                    if client.is_live():
+                    if _is_live(client):
                         return
-                    reason = f"no sign of life in {_ATTEMPTS} attempts"
-                except FathomError as error:
-                    reason = str(error)
-            self.lost = reason
+            self.lost = f"no sign of life in {_ATTEMPTS} attempts"
 
     def check_after(self, error: FathomError, client: Client) -> None:
         """Look for the server after a failed request, unless the very error proves that it is there."""

@@ -261,3 +261,46 @@ def test_an_interrupt_ends_the_run_and_keeps_the_report(
     assert done.figures()["succeeded"] == len(done.records) > 0
     assert done.report["stages"][0]["unfinished"] == 4
     assert "Traceback" not in done.stderr
+
+
+LOCUSTFILE = """
+import json, sys
+from fathom_loadtest.process import make_cooperative
+make_cooperative()
+from gevent.event import Event
+from locust.env import Environment
+from fathom_loadtest.phase import Phase
+from fathom_loadtest.prompts import load_prompt_set
+from fathom_loadtest.recorder import Recorder
+from fathom_loadtest.scenario import Scenario
+from fathom_loadtest.target import ServerWatch
+from fathom_loadtest.users.generate import GenerateUser
+from pathlib import Path
+
+scenario = Scenario(sys.argv[1], "paced", "generate", (3,), requests=9, prompt_file=Path(sys.argv[2]))
+recorder = Recorder()
+
+class MyUser(GenerateUser):
+    phase = Phase("mine", 0, 3, scenario, load_prompt_set(scenario), recorder, Event(), requests=9)
+    watch = ServerWatch()
+
+environment = Environment(user_classes=[MyUser])
+runner = environment.create_local_runner()
+spawned = Event()
+environment.events.spawning_complete.add_listener(lambda user_count: spawned.set())
+runner.start(3, spawn_rate=3)
+spawned.wait()
+runner.user_greenlets.join()
+runner.quit()
+total = environment.stats.total
+print(json.dumps([total.num_requests, total.num_failures, len(recorder)]))
+"""
+
+
+def test_locusts_own_statistics_see_every_request(triton: "Triton", tmp_path: Path) -> None:
+    """The users fire Locust's request event, so that its listeners and exporters count what the recorder counts."""
+    prompts = write_prompts(tmp_path, "fine", "also fine", "fail")
+    (tmp_path / "mine.py").write_text(LOCUSTFILE)
+    command = [sys.executable, str(tmp_path / "mine.py"), triton.url, str(prompts)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert json.loads(done.stdout) == [9, 3, 9], done.stderr

@@ -72,7 +72,7 @@ def _draw(title: str, caption: str, paint: Callable[["Axes"], None]) -> Plot:
     style = {
         "svg.fonttype": "none",
         "svg.hashsalt": title,
-        "font.size": 9,
+        "font.size": 9.5,
         "text.color": _INK,
         "axes.labelcolor": _INK,
         "axes.edgecolor": _RULE,
@@ -88,10 +88,10 @@ def _draw(title: str, caption: str, paint: Callable[["Axes"], None]) -> Plot:
         "xtick.labelcolor": _INK,
         "ytick.labelcolor": _INK,
         "legend.frameon": False,
-        "legend.fontsize": 8,
+        "legend.fontsize": 9,
     }
     with mpl.rc_context(cast(Any, style)):
-        figure = Figure(figsize=(4.9, 2.9), layout="constrained")
+        figure = Figure(figsize=(4.6, 2.8), layout="constrained")
         FigureCanvasSVG(figure)
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()
@@ -180,7 +180,7 @@ def _latency_over_throughput(stages: Sequence[StageReport], name: str, label: st
             if rank == "p95":
                 for stage, across, up in zip(ordered, x, y, strict=True):
                     axes.annotate(
-                        str(stage.users), (across, up), xytext=(0, 5), textcoords="offset points", ha="center", size=8
+                        str(stage.users), (across, up), xytext=(0, 5), textcoords="offset points", ha="center", size=9
                     )
         axes.set_xlabel(unit)
         axes.set_ylabel("ms")
@@ -248,8 +248,9 @@ def _throughput_over_time(stages: Sequence[StageReport], *, streamed: bool) -> P
             rates = [count / (later - earlier) for count, (earlier, later) in zip(counts, pairwise(edges), strict=True)]
             offset = (stage.opened_ns - zero_ns) / 1e9
             axes.stairs(
-                rates, [offset + edge for edge in edges], color=_colour(stage), linewidth=1.6, label=_name(stage)
-            )
+                rates, [offset + edge for edge in edges], baseline=None,
+                color=_colour(stage), linewidth=1.6, label=_name(stage),
+            )  # fmt: skip
         axes.set_xlabel("s since the first stage began")
         axes.set_ylabel(unit)
         axes.set_ylim(bottom=0)
