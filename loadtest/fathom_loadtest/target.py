@@ -57,10 +57,15 @@ class TokenCounter:
 
     def __call__(self, texts: Sequence[str]) -> list[int]:
         """Give each text's number of tokens; raises ServerError where the server does not tell."""
+        pool = Pool(_COUNTS_AT_ONCE)
         try:
-            counts = list(Pool(_COUNTS_AT_ONCE).map(self._ask, texts))
-        except FathomError as error:
-            raise ServerError(f"{self.scenario.model!r} refuses a text of synthetic words: {error}") from error
+            answers: list[int | FathomError] = pool.map(self._ask, texts)
+        finally:
+            pool.kill()
+        for answer in answers:
+            if isinstance(answer, FathomError):
+                raise ServerError(f"{self.scenario.model!r} refuses a text of synthetic words: {answer}") from answer
+        counts = [answer for answer in answers if isinstance(answer, int)]
         if min(counts) < 1:
             raise ServerError(
                 f"{self.scenario.model!r} does not report num_input_tokens, which synthetic prompts are measured by; "
@@ -68,7 +73,13 @@ class TokenCounter:
             )
         return counts
 
-    def _ask(self, text: str) -> int:
+    def _ask(self, text: str) -> int | FathomError:
+        try:
+            return self._count(text)
+        except FathomError as error:  # handed to the caller: gevent would print what a greenlet raises
+            return error
+
+    def _count(self, text: str) -> int:
         model = self.scenario.model
         match self.scenario.task:
             case "embed":

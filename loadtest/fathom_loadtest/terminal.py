@@ -108,6 +108,6 @@ def remarks(report: Report) -> Iterable[str]:
             example = next(record.error_message for record in stage.records if record.error_kind == kind)
             yield f"{where}{number} x {kind}, for example: {example}"
         if stage.unfinished:
-            yield f"{where}{_plural(stage.unfinished, 'request')} were under way when the run was cut short"
+            yield f"{where}{_plural(stage.unfinished, 'request')} under way at the end, not counted"
         for warning in stage.warnings:
             yield f"{where}{warning}"

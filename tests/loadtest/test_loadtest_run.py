@@ -193,6 +193,15 @@ def test_an_unknown_model_is_named(triton: "Triton", tmp_path: Path) -> None:
     assert stderr.startswith(f"error: cannot test 'absent' at {triton.url}: ")
 
 
+def test_a_model_of_another_kind_is_refused_in_one_line(triton: "Triton", tmp_path: Path) -> None:
+    """An encoder asked to generate refuses already the words that synthetic prompts are measured with."""
+    process = start(triton, tmp_path / "out", ["--model", "vectors", "--input-tokens", 5])
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert stderr.startswith("error: 'vectors' refuses a text of synthetic words: ")
+    assert stderr.count("\n") == 1
+
+
 def test_a_folder_that_cannot_be_written_is_refused_before_the_run(triton: "Triton", tmp_path: Path) -> None:
     """A file stands where the folder should be: one line, exit status 2, and no request was sent."""
     (tmp_path / "out").write_text("")
