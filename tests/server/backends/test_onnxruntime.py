@@ -32,7 +32,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FathomServe]:
     graphs.echo(graphs.write_model(repository, "echo", graphs.ECHO_CONFIG))
     graphs.lookup(graphs.write_model(repository, "bare_batched", graphs.BARE_CONFIG))
     graphs.total(graphs.write_model(repository, "bare_single", graphs.BARE_CONFIG))
-    with FathomServe(repository, folder / "log") as running:
+    with FathomServe(repository, folder / "log", ("--auto-complete-config",)) as running:
         yield running
 
 
@@ -127,7 +127,7 @@ def test_strings_come_back(client: Any) -> None:
 
 
 def test_config_is_completed_from_the_graph(server: FathomServe, client: Any) -> None:
-    """A config that says only the backend gets the graph's tensors, and batching where the graph can."""
+    """A config that says only the backend gets the graph's tensors if asked, and batching where the graph can."""
     batched = json.loads(server.get("/v2/models/bare_batched/config")[1])
     assert batched["max_batch_size"] == 4
     assert "dynamic_batching" in batched
@@ -158,6 +158,7 @@ def test_models_that_do_not_fit_their_config_are_named(tmp_path: Path) -> None:
         assert old in graphs.AFFINE_CONFIG
         graphs.affine(graphs.write_model(repository, name, graphs.AFFINE_CONFIG.replace(old, new), "affine.onnx"))
     graphs.write_model(repository, "no_model", graphs.AFFINE_CONFIG, "affine.onnx").write_bytes(b"not an ONNX file")
+    graphs.affine(graphs.write_model(repository, "bare", graphs.BARE_CONFIG))
     server = FathomServe(repository, tmp_path / "log").start()
     assert server.process is not None
     assert server.process.wait(timeout=120) == 1
@@ -170,6 +171,7 @@ def test_models_that_do_not_fit_their_config_are_named(tmp_path: Path) -> None:
         ("wrong_name", "output 'INVERTED' of config.pbtxt is not in the graph, whose outputs are PRODUCT, NEGATED"),
         ("wrong_threads", "parameter intra_op_thread_count is 'many'"),
         ("no_file", "other.onnx is missing"),
+        ("bare", "lacks the graph's inputs X; add them, or start fathom-serve with --auto-complete-config"),
         ("no_model", "cannot be loaded by ONNX Runtime"),
     ):
         start = line.index(f"model {name!r} cannot be loaded")

@@ -123,7 +123,10 @@ class Graph:
                 tensors[entry["name"]].check(entry, batched)
         missing = self.inputs.keys() - {entry["name"] for entry in config["input"]}
         if missing:
-            raise ModelError(f"config.pbtxt lacks the graph's inputs {', '.join(sorted(missing))}; add them")
+            raise ModelError(
+                f"config.pbtxt lacks the graph's inputs {', '.join(sorted(missing))}; add them, or start fathom-serve "
+                "with --auto-complete-config"
+            )
 
     def can_batch(self) -> bool:
         """Whether every input and output has a first dimension of any size."""
