@@ -34,9 +34,7 @@ def embed(graph: Path, rows: list[list[int]]) -> npt.NDArray[np.float32]:
     length = max(map(len, rows))
     ids = np.array([row + [0] * (length - len(row)) for row in rows], dtype=np.int64)
     mask = np.array([[1] * len(row) + [0] * (length - len(row)) for row in rows], dtype=np.int64)
-    result: npt.NDArray[np.float32] = session.run(
-        ["sentence_embedding"], {"input_ids": ids, "attention_mask": mask}
-    )[0]
+    result: npt.NDArray[np.float32] = session.run(["sentence_embedding"], {"input_ids": ids, "attention_mask": mask})[0]
     return result
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, Self
 
 from fathom_export.errors import CheckpointError, SourceError, UnsupportedArchitectureError
 from fathom_export.sources.folder import CONFIG_FILE, read_json
+from fathom_server.text.tokenizer import TOKENIZER_CONFIG_FILE
 
 Pooling = Literal["mean", "cls"]
 
@@ -107,9 +108,12 @@ def _read_pooling(folder: Path, modules: list[dict[str, str]], kinds: list[str])
 
 
 def _configured_length(folder: Path) -> int | None:
-    path = folder / _LENGTH_FILE
-    length: Any = read_json(path).get("max_seq_length") if path.is_file() else None
-    return int(length) if length else None
+    """The text length that the folder sets: in a file of its own, since sentence-transformers 6 in the tokenizer's."""
+    for name, key in ((_LENGTH_FILE, "max_seq_length"), (TOKENIZER_CONFIG_FILE, "model_max_length")):
+        length: Any = read_json(folder / name).get(key) if (folder / name).is_file() else None
+        if length:
+            return int(length)
+    return None
 
 
 def _check_weights(folder: Path) -> None:
