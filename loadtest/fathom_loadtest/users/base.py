@@ -56,7 +56,7 @@ class LoadUser(User):  # type: ignore[misc] # locust publishes no types
     @task  # type: ignore[untyped-decorator] # as above
     def request(self) -> None:
         """Send the phase's next request, record it and tell Locust."""
-        index = self.phase.take_index()
+        index = self.phase.take_index() if self.watch.lost is None else None
         if index is None:
             raise StopUser
         prompt = self.phase.prompts.prompt(self.phase.name, index)
