@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from fathom_export.errors import ExportError
+from fathom_export.errors import ExportError, SourceError
 from fathom_export.spec import EmbedSpec, GenerateSpec, ModelSpec, model_names
 from fathom_server.errors import SettingsError
 
@@ -47,9 +47,12 @@ def export_model(spec: ModelSpec, base: Path, repository: Path, reporter: Report
     begin = time.monotonic()
     names = model_names(spec)
     reporter.begin(spec.name, f"finding {spec.source}")
-    source = resolve_source(spec.source, base)
-    reporter.begin(spec.name, "comparing with what is there")
-    origin = Origin.of(spec, source)
+    try:
+        source = resolve_source(spec.source, base)
+        reporter.begin(spec.name, "comparing with what is there")
+        origin = Origin.of(spec, source)
+    except OSError as error:
+        raise SourceError(f"{spec.source} cannot be fetched or read: {error}") from error
     weights_model = names[0] if isinstance(spec, GenerateSpec) else names[2]
     passport_path = Path(weights_model) / VERSION / PASSPORT_FILE
     passport = Passport.load(repository / passport_path)

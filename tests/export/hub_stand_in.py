@@ -12,6 +12,8 @@ from urllib.parse import unquote, urlsplit
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 GATED = "acme/gated"
 BROKEN = "acme/broken"
+CUT = "acme/cut"
+"""Its large files break off in the middle."""
 
 
 class HubStandIn:
@@ -40,6 +42,9 @@ class HubStandIn:
 
             def _route(self) -> None:
                 parts = [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]
+                if parts[0] == "storage" and "/".join(parts[1:3]) == CUT:
+                    self.close_connection = True
+                    return self._answer(200, b"half", {}, length=10_000_000)
                 if parts[0] == "storage":
                     return self._file("/".join(parts[1:3]), "/".join(parts[3:]))
                 repository = "/".join(parts[2:4] if parts[:2] == ["api", "models"] else parts[:2])
@@ -88,10 +93,12 @@ class HubStandIn:
             def _refuse(self, status: int, code: str) -> None:
                 self._answer(status, b"{}", {"X-Error-Code": code, "X-Error-Message": code or "broken"})
 
-            def _answer(self, status: int, content: bytes, headers: Mapping[str, str]) -> None:
+            def _answer(
+                self, status: int, content: bytes, headers: Mapping[str, str], length: int | None = None
+            ) -> None:
                 self.send_response(status)
                 self.send_header("X-Repo-Commit", COMMIT)
-                self.send_header("Content-Length", str(len(content)))
+                self.send_header("Content-Length", str(len(content) if length is None else length))
                 for name, value in headers.items():
                     self.send_header(name, value)
                 self.end_headers()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.export.hub_stand_in import BROKEN, COMMIT, GATED, HubStandIn, running_hub
+from tests.export.hub_stand_in import BROKEN, COMMIT, CUT, GATED, HubStandIn, running_hub
 
 from fathom_export.errors import SourceError
 from fathom_export.sources import resolve_source
@@ -22,7 +22,7 @@ def hub(tiny_llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     (folder / "pytorch_model.bin").write_bytes(b"pickle")
     (folder / "modeling_tiny.py").write_text("raise SystemExit")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    with running_hub({"acme/tiny": folder}) as hub:
+    with running_hub({"acme/tiny": folder, CUT: folder}) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         yield hub
 
@@ -69,13 +69,14 @@ def test_a_snapshot_in_the_cache_serves_when_the_hub_is_away(
         ("acme/none", ["neither a folder here nor a model", "HF_TOKEN"]),
         (GATED, ["is gated", "accept its terms", "HF_TOKEN"]),
         ("acme/tiny@v9", ["no revision 'v9'", "branch"]),
-        (BROKEN, ["cannot be reached"]),
+        (BROKEN, ["cannot be downloaded from", "HF_ENDPOINT"]),
+        (CUT, ["cannot be downloaded from", "HF_ENDPOINT"]),
     ],
 )
 def test_a_refusal_by_the_hub_names_the_id_and_the_remedy(
     hub: HubStandIn, tmp_path: Path, given: str, parts: list[str]
 ) -> None:
-    """A model that is absent, gated, of another revision, or on a hub that fails is one clear error."""
+    """A model that is absent, gated, of another revision, or on a hub that fails or breaks off is one clear error."""
     with pytest.raises(SourceError) as caught:
         resolve_source(given, tmp_path)
     for part in [given, hub.endpoint, *parts]:
@@ -86,7 +87,9 @@ def test_a_hub_that_is_away_is_an_error_with_its_address(tmp_path: Path, monkeyp
     """Without network and cache the error names the id, the address and the ways out."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(SourceError, match=r"acme/tiny .*http://127\.0\.0\.1:9 cannot be reached.*HF_ENDPOINT"):
+    with pytest.raises(
+        SourceError, match=r"acme/tiny .*cannot be downloaded from http://127\.0\.0\.1:9; .*HF_ENDPOINT"
+    ):
         resolve_source("acme/tiny", tmp_path)
 
 

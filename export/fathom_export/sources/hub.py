@@ -55,7 +55,8 @@ def fetch_from_hub(given: str) -> Source:
         raise SourceError(f"{given} is neither a folder here nor a valid hub id: {error}") from error
     except errors.LocalEntryNotFoundError as error:
         raise SourceError(
-            f"{given} is no folder here, not in the hub's cache, and {endpoint} cannot be reached; mend the network, "
+            f"{given} is no folder here, not whole in the hub's cache, and cannot be downloaded from {endpoint}; mend the "
+            "network, "
             "set HF_ENDPOINT to a mirror (and HF_HUB_OFFLINE=0), or name a folder with the checkpoint"
         ) from error
     except errors.HfHubHTTPError as error:
@@ -64,4 +65,6 @@ def fetch_from_hub(given: str) -> Source:
         else:
             reason = f"answers {error.response.status_code}; try again later or name a folder with the checkpoint"
         raise SourceError(f"{given}: {endpoint} {reason}") from error
+    except errors.HTTPError as error:  # type: ignore[attr-defined]  # httpx's root, which the hub's errors share
+        raise SourceError(f"{given}: the download from {endpoint} broke off ({error}); try again") from error
     return Source(given, "hub", Path(folder), revision=Path(folder).name)
