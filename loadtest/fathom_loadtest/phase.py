@@ -1,7 +1,7 @@
 """One phase of a run (a stage, or its warm-up): who may still send, and what came of it."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fathom_loadtest.prompts import PromptSource
@@ -33,7 +33,7 @@ class Phase:
     started: int = 0
     opened_ns: int | None = None
     _closed: bool = False
-    _connected: int = field(default=0)
+    _connected: int = 0
 
     def connected(self) -> None:
         """Wait until every user is connected; the phase opens then."""

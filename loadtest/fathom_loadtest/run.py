@@ -63,12 +63,11 @@ class LoadTest:
         if self._crash is not None:
             raise self._crash
         if self._interrupted.is_set():
-            run.ending, run.ending_message = (
-                "interrupted",
-                "interrupted; the report holds the requests that had ended by then",
-            )
+            run.ending = "interrupted"
+            run.ending_message = "interrupted; the report holds the requests that had ended by then"
         elif watch.lost is not None:
-            run.ending, run.ending_message = "server_lost", f"the server was lost during the run: {watch.lost}"
+            run.ending = "server_lost"
+            run.ending_message = f"the server was lost during the run: {watch.lost}"
         return run.ending != "completed"
 
     def _run_stage(self, phase: Phase, watch: ServerWatch) -> StageRun:

@@ -64,10 +64,11 @@ class Slo:
 class Scenario:
     """One load test: a closed loop with ``users`` users in each stage, one stage after the other.
 
-    A stage lasts ``duration_s`` seconds or ``requests`` requests (exactly one of them is given). Each user sends
-    ``warmup_requests`` requests before each stage, which no figure counts. Prompts come from ``prompt_file`` or are
-    synthetic with ``input_tokens`` tokens (exactly one of them is given). ``output_tokens`` becomes each request's
-    ``max_tokens``; without it the server's default holds. ``ignore_eos`` asks the model to go on to that limit.
+    A stage lasts ``duration_s`` seconds or ``requests`` requests (exactly one of them is given). Before each stage its
+    users together send ``warmup_requests`` times their number, which no figure counts. Prompts come from
+    ``prompt_file`` or are synthetic with ``input_tokens`` tokens (exactly one of them is given). ``output_tokens``
+    becomes each request's ``max_tokens``; without it the server's default holds. ``ignore_eos`` asks the model to go
+    on to that limit.
     """
 
     url: str
@@ -101,6 +102,8 @@ class Scenario:
             raise ScenarioError(f"--warmup-requests {self.warmup_requests} is out of range; it must not be negative")
         if not 0 < self.timeout_s < float("inf"):
             raise ScenarioError(f"--timeout-s {self.timeout_s} is out of range; it must be above 0 seconds")
+        if self.temperature is not None and not 0 <= self.temperature < float("inf"):
+            raise ScenarioError(f"--temperature {self.temperature} is out of range; it must not be negative")
         if self.ignore_eos and self.output_tokens is None:
             raise ScenarioError("--ignore-eos needs --output-tokens, or answers would not end")
         if (self.prompt_file is None) == (self.input_tokens is None):

@@ -51,6 +51,7 @@ def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
         (["--model", "m", "--input-tokens", 5, "--slo", "ttft_ms=-1"], "SLO ttft_ms=-1.0 is out of range"),
         (["--model", "m", "--task", "embed", "--input-tokens", 5, "--slo", "itl_ms=1"], "SLO itl_ms needs a stream"),
         (["--model", "m", "--task", "embed", "--input-tokens", 5, "--output-tokens", 5], "--task embed makes none"),
+        (["--model", "m", "--input-tokens", 5, "--temperature", "nan"], "--temperature nan is out of range"),
         (["--model", "m", "--input-tokens", 5, "--ignore-eos"], "--ignore-eos needs --output-tokens"),
         (["--model", "m", "--input-tokens", 5, "--fail-on-error-rate", 2], "--fail-on-error-rate 2.0 is out of range"),
         (["--model", "m", "--prompts", "absent.jsonl"], "absent.jsonl: cannot be read"),

@@ -20,12 +20,10 @@ SERIES: Final = 8
 # Stand-ins that matplotlib writes into the SVG and the page's own colours replace.
 _INK: Final = "#000001"
 _RULE: Final = "#000002"
-_SURFACE: Final = "#000003"
 _STAGE_COLOURS: Final = tuple(f"#0000{number:02x}" for number in range(0x10, 0x10 + SERIES))
 _CSS: Final = {
     _INK: "var(--ink-soft)",
     _RULE: "var(--rule)",
-    _SURFACE: "var(--surface)",
     **{colour: f"var(--series-{number})" for number, colour in enumerate(_STAGE_COLOURS)},
 }
 _MOST_POINTS: Final = 1500
