@@ -55,9 +55,8 @@ def fetch_from_hub(given: str) -> Source:
         raise SourceError(f"{given} is neither a folder here nor a valid hub id: {error}") from error
     except errors.LocalEntryNotFoundError as error:
         raise SourceError(
-            f"{given} is no folder here, not whole in the hub's cache, and cannot be downloaded from {endpoint}; mend the "
-            "network, "
-            "set HF_ENDPOINT to a mirror (and HF_HUB_OFFLINE=0), or name a folder with the checkpoint"
+            f"{given} is no folder here, not whole in the hub's cache, and cannot be downloaded from {endpoint}; mend "
+            "the network, set HF_ENDPOINT to a mirror (and HF_HUB_OFFLINE=0), or name a folder with the checkpoint"
         ) from error
     except errors.HfHubHTTPError as error:
         if error.response.status_code in (401, 403):
