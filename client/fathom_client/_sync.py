@@ -85,19 +85,10 @@ class Client:
         limit_s = self._timeout.request_s if timeout_s is None else timeout_s
         plan = plan_embed(self._url, model, texts, truncate, batch_size, limit_s)
         batches = plan.batches(plan.batch_size or self._max_batch_size(model))
-        waiting: deque[tuple[Any, CallContext]] = deque()
-        responses = []
-        try:
-            for batch in batches:
-                if len(waiting) == _channel.IN_FLIGHT_BATCHES:
-                    responses.append(self._await_batch(*waiting.popleft()))
-                waiting.append(self._send_batch(batch, plan))
-            while waiting:
-                responses.append(self._await_batch(*waiting.popleft()))
-        finally:
-            for call, _ in waiting:
-                call.cancel()
-        return _responses.embeddings(model, responses, batches)
+        if len(batches) == 1:  # a blocking call costs half of a future
+            context, limit_s = plan.context_of(batches[0]), plan.give_time(batches[0])
+            return _responses.embeddings(model, [self._call("ModelInfer", batches[0], context, limit_s)], batches)
+        return _responses.embeddings(model, self._embed_batches(batches, plan), batches)
 
     def is_live(self) -> bool:
         """Whether a server answers."""
@@ -174,11 +165,24 @@ class Client:
         )
         return GenerationStream(call, context, self._explain)
 
-    def _send_batch(self, request: service_pb2.ModelInferRequest, plan: EmbedPlan) -> tuple[Any, CallContext]:
-        context = plan.context_of(request)
-        limit_s = plan.give_time(request)
-        call = self._start(self._stub.ModelInfer.future, request, context, timeout=limit_s, metadata=self._metadata)
-        return call, context
+    def _embed_batches(
+        self, batches: list[service_pb2.ModelInferRequest], plan: EmbedPlan
+    ) -> list[service_pb2.ModelInferResponse]:
+        waiting: deque[tuple[Any, CallContext]] = deque()
+        responses = []
+        try:
+            for batch in batches:
+                if len(waiting) == _channel.IN_FLIGHT_BATCHES:
+                    responses.append(self._await_batch(*waiting.popleft()))
+                context, limit_s = plan.context_of(batch), plan.give_time(batch)
+                send = self._stub.ModelInfer.future
+                waiting.append((self._start(send, batch, context, timeout=limit_s, metadata=self._metadata), context))
+            while waiting:
+                responses.append(self._await_batch(*waiting.popleft()))
+        finally:
+            for call, _ in waiting:
+                call.cancel()
+        return responses
 
     def _await_batch(self, call: Any, context: CallContext) -> service_pb2.ModelInferResponse:
         try:
@@ -203,7 +207,9 @@ class Client:
     def _ask(self, method: str, request: Any, model: str | None = None) -> Any:
         """Call a method of health or metadata."""
         limit_s = self._timeout.control_s
-        context = CallContext(self._url, model, timeout_s=limit_s)
+        return self._call(method, request, CallContext(self._url, model, timeout_s=limit_s), limit_s)
+
+    def _call(self, method: str, request: Any, context: CallContext, limit_s: float | None) -> Any:
         try:
             return self._start(getattr(self._stub, method), request, context, timeout=limit_s, metadata=self._metadata)
         except grpc.RpcError as error:

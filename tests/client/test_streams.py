@@ -323,7 +323,7 @@ def test_stream_may_outlive_its_loop(url: str, ordered: Ordered, capfd: pytest.C
 
     async def begin():
         client = AsyncClient(url)
-        stream = client.stream("chat", ordered(LONG, delay_s=0.02))
+        stream = client.stream("chat", ordered("a word " * 10, delay_s=0.02))
         await anext(stream)
         return client, stream
 
