@@ -219,5 +219,10 @@ class AsyncGenerationStream:
 
     async def _await_status(self) -> None:
         """Read past the final response: a call that is dropped before its status would be cancelled at the server."""
-        with suppress(grpc.RpcError):
+        try:
             await self._call.read()
+        except grpc.RpcError:
+            pass  # the answer is complete, whatever became of the connection
+        except asyncio.CancelledError:
+            if is_task_cancelled():
+                raise

@@ -333,6 +333,18 @@ def test_stream_may_outlive_its_loop(url: str, ordered: Ordered, capfd: pytest.C
     assert capfd.readouterr().err == ""
 
 
+async def test_complete_answer_outlives_its_client(url: str) -> None:
+    """An answer whose last chunk has arrived can be asked for after its client was closed, by both clients."""
+    with Client(url) as client:
+        stream = client.stream("chat", "hello world")
+        chunks = [next(stream), next(stream)]
+    assert stream.result().text == "".join(chunk.text for chunk in chunks) == "hello world"
+    async with AsyncClient(url) as async_client:
+        async_stream = async_client.stream("chat", "hello world")
+        chunks = [await anext(async_stream), await anext(async_stream)]
+    assert (await async_stream.result()).text == "".join(chunk.text for chunk in chunks) == "hello world"
+
+
 async def test_async_deadline(async_client: AsyncClient, ordered: Ordered, seen: Seen) -> None:
     """The time limit works for asyncio too."""
     with pytest.raises(DeadlineExceededError, match="the answer is late"):
