@@ -32,7 +32,7 @@ name = "chat_portable"
 source = "{models}/small"
 task = "generate"
 dialect = "portable"
-limits = {{ max_context = 512, max_batch = 4 }}
+limits = {{ max_context = 1024, max_batch = 4 }}
 
 [[models]]
 name = "small"

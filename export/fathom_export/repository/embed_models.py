@@ -53,6 +53,9 @@ def write_embed_models(
     add_dynamic_batching(config, limits.max_queue, limits.max_queue_delay_us)
     # names of Triton's own onnxruntime backend; 0 threads is every core
     add_parameters(config, {"intra_op_thread_count": limits.threads, "inter_op_thread_count": 1})
+    if spec.precision == "int8":
+        # without VNNI instructions, products of u8 and s8 could overflow their 16-bit sums
+        add_parameters(config, {"session.x64quantprecision": 1})
     add_warmup(config, staging / encoder, _warmups(limits, model.pad_token_id))
     write_config(config, staging / encoder)
 

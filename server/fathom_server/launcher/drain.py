@@ -5,7 +5,7 @@ client that keeps an idle one alive holds it up), refuses inference, waits for m
 that nothing refers to, and then waits for its gRPC streams without limit. Two things it cannot say: a decoupled model's
 request does not count as in flight once ``execute`` has returned (an ensemble's does until its end), and an idle stream
 refers to the model of its last request, so that model is never unloaded. A decoupled model that publishes the two
-gauges below settles both.
+gauges of ``metric_names`` settles both.
 """
 
 import re
@@ -17,10 +17,7 @@ from fathom_server.launcher.ports import Ports
 from fathom_server.launcher.process import Exited, SignalReceived, TritonProcess
 from fathom_server.launcher.readiness import get
 from fathom_server.launcher.triton_log import LiveModels, ModelsInFlight, ModelUnloaded, say
-
-REQUESTS_RUNNING: Final = "fathom_num_requests_running"
-REQUESTS_WAITING: Final = "fathom_num_requests_waiting"
-"""Gauges with the label ``model``, by which a decoupled model says how many requests it has not finished."""
+from fathom_server.metric_names import REQUESTS_RUNNING, REQUESTS_WAITING
 
 POLL_S: Final = 0.5
 SETTLE_S: Final = 2.0

@@ -26,6 +26,7 @@ from fathom_server.errors import (
     RequestError,
     ShuttingDownError,
 )
+from fathom_server.metric_names import REQUESTS_RUNNING, REQUESTS_WAITING
 from fathom_server.text.detokenizer import DetokenizerFactory
 from fathom_server.text.tokenizer import TextTokenizer
 
@@ -234,8 +235,8 @@ class LoadGauges:
     def __init__(self, engine: Engine, model: str) -> None:
         self._engine = engine
         # the families are kept, since a family must outlive its metrics
-        self._running_family = _gauge_family("fathom_num_requests_running", "Requests that hold a slot")
-        self._waiting_family = _gauge_family("fathom_num_requests_waiting", "Requests that wait for a slot")
+        self._running_family = _gauge_family(REQUESTS_RUNNING, "Requests that hold a slot")
+        self._waiting_family = _gauge_family(REQUESTS_WAITING, "Requests that wait for a slot")
         self._running = self._running_family.Metric(labels={"model": model})
         self._waiting = self._waiting_family.Metric(labels={"model": model})
         self._written = EngineLoad(running=0, waiting=0)
