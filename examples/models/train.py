@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
+import multiprocessing
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import Qwen3ForCausalLM
 
 WARM_UP_SHARE = 0.02
-DECAY_SHARE = 0.4
+DECAY_SHARE = 0.5
 EAGER_BELOW = 96
 
 
@@ -39,7 +42,9 @@ def optimizers(model: Qwen3ForCausalLM, learning_rate: float) -> list[torch.opti
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     return [
-        torch.optim.Muon(matrices, lr=learning_rate, momentum=0.95, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Muon(
+            matrices, lr=learning_rate, momentum=0.95, weight_decay=0.05, adjust_lr_fn="match_rms_adamw", ns_steps=3
+        ),
         torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
     ]
 
@@ -79,19 +84,50 @@ def teacher_forced_accuracy(model: Qwen3ForCausalLM, tokenizer: Tokenizer, per_t
     return accuracy
 
 
-def train(arguments: argparse.Namespace) -> None:
+class Group:
+    """The processes that train one model, each on its own data; gradients are averaged once a step.
+
+    Processes of one thread each beat one process of many threads on a shared machine: they meet once a step, where
+    threads meet at every operator and wait for whichever the machine has just set aside.
+    """
+
+    def __init__(self, rank: int, processes: int, store: Path) -> None:
+        import torch.distributed as dist
+
+        self.rank, self.processes = rank, processes
+        if processes > 1:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+            dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=processes)
+
+    def average(self, model: Qwen3ForCausalLM, elapsed_s: float) -> float:
+        """Average the gradients in place, and return the mean of ``elapsed_s``, the same in every process."""
+        import torch
+        import torch.distributed as dist
+
+        if self.processes == 1:
+            return elapsed_s
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        flat = torch.cat([*(g.flatten() for g in gradients), torch.tensor([elapsed_s])]) / self.processes
+        dist.all_reduce(flat)
+        sizes = [g.numel() for g in gradients]
+        for gradient, mean in zip(gradients, torch.split(flat[:-1], sizes), strict=True):
+            gradient.copy_(mean.view_as(gradient))
+        return float(flat[-1])
+
+
+def train(rank: int, arguments: argparse.Namespace) -> None:
     """Train for the given minutes of computing time; progress, weights and optimizer state survive a stop."""
     import torch
     from tokenizers import Tokenizer
 
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(1 if arguments.processes > 1 else arguments.threads)
+    team = Group(rank, arguments.processes, arguments.work / f".{arguments.size}.store")
     torch.manual_seed(arguments.seed)
     size = SIZES[arguments.size]
     tokenizer = Tokenizer.from_file(str(HERE / arguments.size / "tokenizer.json"))
     model = build_model(size)
     rate = arguments.learning_rate or size.learning_rate
     opts = optimizers(model, rate)
-    arguments.work.mkdir(parents=True, exist_ok=True)
     checkpoint = arguments.work / f"{arguments.size}.pt"
     step, tokens, spent_s = 0, 0, 0.0
     if checkpoint.exists():
@@ -101,7 +137,10 @@ def train(arguments: argparse.Namespace) -> None:
             opt.load_state_dict(saved)
         step, tokens, spent_s = state["step"], state["tokens"], state["spent_s"]
     limit_s = arguments.minutes * 60
-    print(f"{arguments.size}: {sum(p.numel() for p in model.parameters()):,} parameters, from step {step}", flush=True)
+    if rank == 0:
+        print(
+            f"{arguments.size}: {sum(p.numel() for p in model.parameters()):,} parameters, from step {step}", flush=True
+        )
 
     def save() -> None:
         state = {
@@ -118,9 +157,10 @@ def train(arguments: argparse.Namespace) -> None:
         print(f"  accuracy {mean:.3f} " + " ".join(f"{k} {v:.2f}" for k, v in accuracy.items()), flush=True)
 
     saved_at_s = spent_s
-    data = training_steps(tokenizer, arguments.seed + step, arguments.step_tokens, arguments.conversations)
+    seed = arguments.seed + step * arguments.processes + rank
+    data = training_steps(tokenizer, seed, arguments.step_tokens // arguments.processes, arguments.conversations)
+    mark = time.monotonic()
     for micro_batches in data:
-        started = time.monotonic()
         progress = spent_s / limit_s
         if progress >= 1:
             break
@@ -135,21 +175,24 @@ def train(arguments: argparse.Namespace) -> None:
             loss = (losses * batch.weights[batch.targets >= 0]).sum() / total_weight
             torch.autograd.backward(loss)
             total_loss += loss.item()
+        previous, mark = mark, time.monotonic()
+        elapsed_s = team.average(model, mark - previous)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for opt in opts:
             opt.step()
             opt.zero_grad(set_to_none=True)
         if not math.isfinite(total_loss):
             raise ArithmeticError(f"loss is {total_loss} at step {step}: lower --learning-rate")
-        seen = sum(int((b.ids != END_OF_TEXT_ID).sum()) for b in micro_batches)
+        seen = arguments.processes * sum(int((b.ids != END_OF_TEXT_ID).sum()) for b in micro_batches)
         step, tokens = step + 1, tokens + seen
-        taken_s = time.monotonic() - started
-        spent_s += taken_s
-        if step % 10 == 0:
-            print(f"step {step} {spent_s:.0f} s loss {total_loss:.4f} {seen / taken_s:.0f} tokens/s", flush=True)
-        if spent_s - saved_at_s > arguments.save_every_s:
+        spent_s += elapsed_s
+        if step % 10 == 0 and rank == 0:
+            print(f"step {step} {spent_s:.0f} s loss {total_loss:.4f} {seen / elapsed_s:.0f} tokens/s", flush=True)
+        if rank == 0 and spent_s - saved_at_s > arguments.save_every_s:
             save()
-            saved_at_s = spent_s
+            saved_at_s, mark = spent_s, time.monotonic()
+    if rank > 0:
+        return
     save()
     training = {"steps": step, "tokens": tokens, "seconds": round(spent_s)}
     export_model(size, model.state_dict(), HERE / arguments.size, training)
@@ -161,14 +204,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("size", choices=SIZES)
     parser.add_argument("--minutes", type=float, required=True, help="computing time; the schedule ends with it")
-    parser.add_argument("--step-tokens", type=int, default=8_192)
-    parser.add_argument("--conversations", type=float, default=0.25, help="share of tokens in multi-turn conversations")
+    parser.add_argument("--step-tokens", type=int, default=5_000)
+    parser.add_argument("--conversations", type=float, default=0.2, help="share of tokens in multi-turn conversations")
     parser.add_argument("--learning-rate", type=float, help="peak; default: the size's own")
     parser.add_argument("--save-every-s", type=float, default=240)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=2, help="single-threaded processes that share each step")
+    parser.add_argument("--threads", type=int, default=2, help="threads, where --processes is 1")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=HERE / ".work", help="folder of resumable checkpoints, not in git")
-    train(parser.parse_args())
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    if arguments.processes == 1:
+        train(0, arguments)
+        return
+    (arguments.work / f".{arguments.size}.store").unlink(missing_ok=True)
+    context = multiprocessing.get_context("spawn")
+    workers = [
+        context.Process(target=train, args=(rank, arguments), daemon=True) for rank in range(arguments.processes)
+    ]
+    # Leaving by an exception, SIGTERM's included, ends daemonic workers; without this they would train on alone.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for worker in workers:
+        worker.start()
+    while any(worker.is_alive() for worker in workers):
+        for worker in workers:
+            worker.join(timeout=1)
+            if worker.exitcode:
+                sys.exit(f"a training process ended with code {worker.exitcode}; its message stands above")
 
 
 if __name__ == "__main__":

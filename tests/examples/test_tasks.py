@@ -28,6 +28,7 @@ from fathom_examples.corpus import (  # noqa: E402
     is_held_out,
     training_samples,
 )
+from fathom_examples.drills import DRILLS  # noqa: E402
 from fathom_examples.tasks import TASKS  # noqa: E402
 
 if TYPE_CHECKING:
@@ -81,8 +82,8 @@ def test_split_follows_content_and_not_phrasing() -> None:
 
 
 def test_training_shares_cover_every_task() -> None:
-    """Each task has a share, and the shares add up to one."""
-    assert set(TRAINING_SHARES) == set(TASKS)
+    """Each task and each drill has a share, and the shares add up to one."""
+    assert set(TRAINING_SHARES) == {*TASKS, *DRILLS}
     assert sum(TRAINING_SHARES.values()) == pytest.approx(1)
 
 
@@ -100,13 +101,15 @@ def test_checkers_accept_the_answer_and_refuse_others(task: str) -> None:
 
 
 def test_arithmetic_answers_are_right() -> None:
-    """The key states the sum or the difference; its value is the answer."""
+    """The key states the sum or the difference; the reply repeats it with its value."""
     rng = Random(1)
     for _ in range(500):
         sample = TASKS["arithmetic"](rng)
         sign = "+" if "+" in sample.key else "-"
         a, b = map(int, sample.key.split(sign))
-        assert int(sample.answer) == (a + b if sign == "+" else a - b) >= 0
+        equation, result = sample.answer.split(" = ")
+        assert int(result) == (a + b if sign == "+" else a - b) >= 0
+        assert sorted(map(int, equation.split(f" {sign} "))) == sorted((a, b))
 
 
 def test_json_checker_compares_parsed_values_with_their_types() -> None:
@@ -196,7 +199,8 @@ def test_loss_is_on_the_reply_and_its_end_only(tokenizer: "Tokenizer") -> None:
     batch = collate(encode_samples(tokenizer, samples))
     for sample, targets in zip(samples, batch.targets, strict=True):
         ids = targets[targets >= 0].tolist()
-        assert tokenizer.decode(ids, skip_special_tokens=False) == sample.answer + IM_END
+        replies = [sample.answer, *(answer for _, answer in sample.follow_ups)]
+        assert tokenizer.decode(ids, skip_special_tokens=False) == "".join(reply + IM_END for reply in replies)
 
 
 def test_conversations_reach_the_last_position(tokenizer: "Tokenizer") -> None:

@@ -40,18 +40,29 @@ class MicroBatch:
 
 
 def encode_samples(tokenizer: Tokenizer, samples: list[Sample]) -> list[Encoded]:
-    """Encode each sample as a one-turn conversation that ends with ``<|im_end|>`` and a line break.
+    """Encode each sample as a conversation, with its follow-ups as further turns; each ends with ``<|im_end|>``.
 
     A reply of n tokens weighs sqrt(n) in all: with one weight a token, JSON would drown arithmetic.
     """
-    prompts = tokenizer.encode_batch_fast([render_prompt(sample.messages()) for sample in samples])
-    answers = tokenizer.encode_batch_fast([f"{sample.answer}{IM_END}\n" for sample in samples])
+    turns = [
+        turn
+        for sample in samples
+        for turn in (
+            (render_prompt(sample.messages()), sample.answer),
+            *((render_prompt([{"role": "user", "content": asked}]), answer) for asked, answer in sample.follow_ups),
+        )
+    ]
+    prompts = tokenizer.encode_batch_fast([prompt for prompt, _ in turns])
+    answers = tokenizer.encode_batch_fast([f"{answer}{IM_END}\n" for _, answer in turns])
+    pairs = zip(prompts, answers, strict=True)
     encoded = []
-    for prompt, answer in zip(prompts, answers, strict=True):
-        ids = prompt.ids + answer.ids
-        reply_tokens = len(answer.ids) - 1
-        weights = [0.0] * len(prompt.ids) + [reply_tokens**-0.5] * reply_tokens + [0.0]
-        encoded.append(Encoded(ids, weights))
+    for sample in samples:
+        row = Encoded([], [])
+        for prompt, answer in islice(pairs, 1 + len(sample.follow_ups)):
+            row.ids.extend(prompt.ids + answer.ids)
+            reply_tokens = len(answer.ids) - 1
+            row.weights.extend([0.0] * len(prompt.ids) + [reply_tokens**-0.5] * reply_tokens + [0.0])
+        encoded.append(row)
     return encoded
 
 

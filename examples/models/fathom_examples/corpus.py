@@ -7,17 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+from fathom_examples.drills import DRILLS
 from fathom_examples.tasks import TASKS, Sample
 
 # Shares of samples in training; tasks that are learned late get more.
 TRAINING_SHARES = {
-    "arithmetic": 0.30,
+    "arithmetic": 0.26,
     "sorting": 0.16,
-    "lookup": 0.18,
-    "copying": 0.10,
+    "lookup": 0.16,
+    "copying": 0.06,
     "counting": 0.14,
-    "dates": 0.05,
-    "json": 0.07,
+    "dates": 0.04,
+    "json": 0.04,
+    "repetition": 0.07,
+    "pairs": 0.07,
 }
 SYSTEM_PROMPTS = ("You are a helpful assistant.", "Answer briefly.", "You are Fathom, a small language model.")
 HELD_OUT_PER_TASK = 143
@@ -30,9 +33,10 @@ def is_held_out(sample: Sample) -> bool:
 
 
 def draw(rng: Random, task: str, *, held_out: bool) -> Sample:
-    """Draw from one task until the content is on the wanted side of the split; one sample in five has a system turn."""
+    """Draw until the content is on the wanted side of the split; one sample in five has a system turn."""
+    makers = {**TASKS, **DRILLS}
     while True:
-        sample = TASKS[task](rng)
+        sample = makers[task](rng)
         if is_held_out(sample) == held_out:
             return replace(sample, system=rng.choice(SYSTEM_PROMPTS)) if rng.random() < 0.2 else sample
 
@@ -52,7 +56,7 @@ def held_out_samples(seed: int = 0, per_task: int = HELD_OUT_PER_TASK) -> list[S
         prompts: dict[str, Sample] = {}
         while len(prompts) < per_task:
             sample = draw(rng, task, held_out=True)
-            prompts.setdefault(sample.user, sample)
+            prompts.setdefault(sample.user, replace(sample, follow_ups=()))
         samples.extend(prompts.values())
     return samples
 

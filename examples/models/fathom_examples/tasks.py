@@ -14,7 +14,8 @@ class Sample:
     """One question with its only right answer.
 
     ``key`` names the content apart from its phrasing (the pair of operands, the date, the set of words ...). The split
-    is made on it, so that held-out content is never trained on in any phrasing.
+    is made on it, so that held-out content is never trained on in any phrasing. ``follow_ups`` are further questions on
+    the same content with their answers, as later turns; training uses them, the held-out set does not.
     """
 
     task: str
@@ -23,6 +24,7 @@ class Sample:
     answer: str
     checker: str = "text"
     system: str | None = None
+    follow_ups: tuple[tuple[str, str], ...] = ()
 
     def messages(self) -> list[dict[str, str]]:
         """The prompt as chat messages: system where there is one, then user."""
@@ -31,20 +33,20 @@ class Sample:
 
 
 def arithmetic(rng: Random) -> Sample:
-    """Add or subtract two numbers below 100; never a negative result."""
-    a, b = rng.randint(0, 99), rng.randint(0, 99)
+    """Add or subtract below 100, three in five with an operand below 10, never negative; the reply is the equation."""
+    a, b = rng.randint(0, 99), rng.randint(0, 9 if rng.random() < 0.6 else 99)
     if rng.random() < 0.5:
         phrase = rng.choice(("What is {a} + {b}?", "{a} + {b} =", "Add {a} and {b}.", "Compute {a} plus {b}."))
-        key, answer = f"{min(a, b)}+{max(a, b)}", a + b
+        key, answer = f"{min(a, b)}+{max(a, b)}", f"{a} + {b} = {a + b}"
     else:
         a, b = max(a, b), min(a, b)
         phrase = rng.choice(("What is {a} - {b}?", "{a} - {b} =", "Subtract {b} from {a}.", "Compute {a} minus {b}."))
-        key, answer = f"{a}-{b}", a - b
-    return Sample("arithmetic", key, phrase.format(a=a, b=b), str(answer))
+        key, answer = f"{a}-{b}", f"{a} - {b} = {a - b}"
+    return Sample("arithmetic", key, phrase.format(a=a, b=b), answer)
 
 
 def sorting(rng: Random) -> Sample:
-    """Sort three to five words alphabetically, or three to six numbers below 100 either way."""
+    """Sort three to five words alphabetically, or three to five numbers below 100 either way."""
     if rng.random() < 0.5:
         words = rng.sample(NOUNS, rng.randint(3, 5))
         phrase = rng.choice(
@@ -53,7 +55,7 @@ def sorting(rng: Random) -> Sample:
         return Sample(
             "sorting", "words " + " ".join(sorted(words)), phrase.format(", ".join(words)), ", ".join(sorted(words))
         )
-    numbers = rng.sample(range(100), rng.randint(3, 6))
+    numbers = rng.sample(range(100), rng.randint(3, 5))
     descending = rng.random() < 0.3
     if descending:
         phrase = rng.choice(("Sort in descending order: {}", "Sort from largest to smallest: {}"))
@@ -71,7 +73,7 @@ def sorting(rng: Random) -> Sample:
 
 
 def lookup(rng: Random) -> Sample:
-    """Find one person's number, colour or city in a list of 2 to 60 people (up to about 500 tokens)."""
+    """Find one person's number, colour or city among 2 to 60 people (up to about 500 tokens); the reply is the line."""
     draw = rng.random()
     entries = rng.randint(2, 6) if draw < 0.75 else rng.randint(7, 25) if draw < 0.95 else rng.randint(26, 60)
     names = rng.sample(NAMES, entries)
@@ -95,12 +97,13 @@ def lookup(rng: Random) -> Sample:
         line, question = rng.choice(
             (("{n} lives in {v}.", "Where does {n} live?"), ("{n}: {v}", "What is the city of {n}?"))
         )
-    separator = "\n" if ":" in line else " "
-    context = separator.join(line.format(n=n, v=v) for n, v in zip(names, values, strict=True))
-    index = rng.randrange(entries)
+    lines = [line.format(n=n, v=v) for n, v in zip(names, values, strict=True)]
+    context = "\n".join(lines)
+    index, *others = rng.sample(range(entries), min(entries, 5))
     asked = question.format(n=names[index])
+    follow_ups = tuple((question.format(n=names[i]), lines[i]) for i in others)
     user = f"{context}\n{asked}" if rng.random() < 0.7 else f"{asked}\n{context}"
-    return Sample("lookup", f"{names[index]}|{context}", user, values[index])
+    return Sample("lookup", context, user, lines[index], follow_ups=follow_ups)
 
 
 def copying(rng: Random) -> Sample:
@@ -125,20 +128,21 @@ def copying(rng: Random) -> Sample:
 
 
 def counting(rng: Random) -> Sample:
-    """Count one word's occurrences, or all items, in a list of up to nine."""
+    """Count all items in a list of up to nine, or one word's occurrences in a list of up to seven."""
     if rng.random() < 0.5:
         items = rng.choices(NOUNS, k=rng.randint(1, 9))
         phrase = rng.choice(("How many items are in this list: {}?", "Count the words: {}", "How many words: {}?"))
         return Sample("counting", "all " + " ".join(items), phrase.format(", ".join(items)), str(len(items)))
     few = rng.sample(NOUNS, rng.randint(2, 3))
-    items = rng.choices(few, k=rng.randint(3, 9))
-    wanted = rng.choice(few)
+    items = rng.choices(few, k=rng.randint(3, 7))
+    wanted, *others = rng.sample(few, len(few))
     phrase = rng.choice(('How many times does "{w}" occur: {l}?', 'Count "{w}" in this list: {l}'))
     return Sample(
         "counting",
-        f"{wanted} " + " ".join(items),
+        "some " + " ".join(items),
         phrase.format(w=wanted, l=", ".join(items)),
         str(items.count(wanted)),
+        follow_ups=tuple((f'And "{other}"?', str(items.count(other))) for other in others),
     )
 
 
