@@ -37,9 +37,11 @@ SENTENCES: Final = (
 )
 QUESTIONS: Final = (
     "What is 23 + 45?",
-    "Sort these words alphabetically: pear, fig, apple, kiwi",
-    "Write the date 2026-11-21 in words.",
-    "Copy this exactly: straße 東京 🚀",
+    "Sort alphabetically: ship, lamp, apple, kettle",
+    "Anna: Lima\nBen: Oslo\nKarin: Rome\nWhere does Ben live?",
+    "Convert the date 2026-11-21 to day month year.",
+    "Write JSON: name is Anna, age is 34.",
+    "Say exactly: café 日本 🚀",
 )
 
 console = Console(highlight=False)
