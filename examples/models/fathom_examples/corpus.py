@@ -12,15 +12,15 @@ from fathom_examples.tasks import TASKS, Sample
 
 # Shares of samples in training; tasks that are learned late get more.
 TRAINING_SHARES = {
-    "arithmetic": 0.26,
-    "sorting": 0.16,
-    "lookup": 0.16,
-    "copying": 0.06,
-    "counting": 0.14,
-    "dates": 0.04,
-    "json": 0.04,
-    "repetition": 0.07,
-    "pairs": 0.07,
+    "arithmetic": 0.20,
+    "sorting": 0.13,
+    "lookup": 0.20,
+    "copying": 0.05,
+    "counting": 0.12,
+    "dates": 0.03,
+    "json": 0.03,
+    "repetition": 0.10,
+    "pairs": 0.14,
 }
 SYSTEM_PROMPTS = ("You are a helpful assistant.", "Answer briefly.", "You are Fathom, a small language model.")
 HELD_OUT_PER_TASK = 143
