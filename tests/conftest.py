@@ -1,11 +1,16 @@
 """What every test may use: a real ``fathom-serve``."""
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from tests.serving import FathomServe
+
+# A suite that was started in the background inherits an ignored SIGINT and would hand it on to the tools that the tests
+# interrupt; a process with a handler of its own hands on the default.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
