@@ -9,6 +9,7 @@ ExportError
 ├── SourceError                   the source cannot be found or fetched
 ├── MissingExtraError             a package is not installed that this export needs
 ├── ParityError                   the exported graph does not do what the source model does
+├── QualityError                  the export is measurably worse than its thresholds allow
 └── RepositoryError               the model repository cannot be written
 """
 
@@ -47,6 +48,10 @@ class MissingExtraError(ExportError):
 
 class ParityError(ExportError):
     """The exported graph does not do what the source model does."""
+
+
+class QualityError(ExportError):
+    """The export is measurably worse than its thresholds allow; the message lists the figures."""
 
 
 class RepositoryError(ExportError):
