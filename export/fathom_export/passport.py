@@ -11,7 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Self
 
-from fathom_export.sources.folder import hash_file, hash_files
+from fathom_export.errors import SourceError
+from fathom_export.sources.folder import hash_file, hash_files, read_json
 from fathom_export.sources.resolve import Source
 from fathom_export.spec import ModelSpec, spec_settings
 
@@ -63,11 +64,14 @@ class Origin:
 class Passport:
     """Origin and outcome of one export.
 
-    ``opsets`` gives the version of each operator set (the standard one is ``ai.onnx``), ``check`` the figures of the
-    check that the graph passed, ``files`` the SHA-256 of every file written, by path in the repository.
+    ``models`` are the Triton models that it made, as this ``version`` of each. ``opsets`` gives the version of each
+    operator set (the standard one is ``ai.onnx``), ``check`` the figures of the check that the graph passed, ``files``
+    the SHA-256 of every file written, by path in the repository.
     """
 
     origin: Origin
+    models: tuple[str, ...]
+    version: int
     precision: str
     dialect: str | None
     opsets: dict[str, int]
@@ -83,23 +87,40 @@ class Passport:
     def load(cls, path: Path) -> Self | None:
         """Read a passport; None if it is missing or not of this form, for then the model is to be made anew."""
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**{**raw, "origin": Origin(**raw["origin"])})
-        except (OSError, ValueError, TypeError, KeyError):
+            raw = read_json(path)
+            passport = cls(**{**raw, "models": tuple(raw["models"]), "origin": Origin(**raw["origin"])})
+        except (SourceError, TypeError, KeyError):
             return None
+        sums = (passport.files, passport.origin.source_files, passport.origin.versions, passport.origin.settings)
+        return passport if all(isinstance(table, dict) for table in sums) else None
 
     def matches(self, origin: Origin, repository: Path) -> bool:
         """Whether the models were made from the same origin and all their files are as they were written."""
-        if self.origin != origin:
-            return False
-        paths = {name: repository / name for name in self.files}
-        return all(path.is_file() and hash_file(path) == self.files[name] for name, path in paths.items())
+        return self.origin == origin and not self.damaged_files(repository)
+
+    def damaged_files(self, repository: Path) -> list[str]:
+        """Files, by path in the repository, that are missing or not as they were written."""
+        return [name for name, expected in self.files.items() if _hash_or_none(repository / name) != expected]
+
+
+def find_passports(repository: Path, name: str) -> dict[int, Passport]:
+    """Passports of all versions that were exported under a name, by version."""
+    loaded = (Passport.load(path) for path in repository.glob(f"{name}*/[0-9]*/{PASSPORT_FILE}"))
+    return {
+        passport.version: passport
+        for passport in loaded
+        if passport is not None and passport.origin.settings.get("name") == name
+    }
 
 
 def hash_outputs(staging: Path, models: Iterable[str]) -> dict[str, str]:
     """SHA-256 of all files of the models in a folder, by path."""
     files = sorted(path for model in models for path in (staging / model).rglob("*") if path.is_file())
     return {path.relative_to(staging).as_posix(): hash_file(path) for path in files}
+
+
+def _hash_or_none(path: Path) -> str | None:
+    return hash_file(path) if path.is_file() else None
 
 
 def now() -> str:

