@@ -20,6 +20,7 @@ EXIT_INTERRUPTED: Final = 130
 EXIT_TERMINATED: Final = 143
 
 COMMANDS: Final = {
+    "plan": "fathom_export.tensorrt.command",
     "schema": "fathom_export.spec.schema_command",
 }
 """Words that may stand in a source's place; each one's module has a ``main(argv)`` that returns the exit status."""
@@ -154,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     other.add_argument("--rollback", metavar="NAME", help="serve the version before the one that is served")
     parser.add_argument("--json", action="store_true", help="the check's findings as JSON")
     group = parser.add_argument_group("a model")
-    group.add_argument("--task", choices=list(SPECS), help="generate: an LLM; embed: a text encoder")
+    group.add_argument("--task", choices=list(SPECS), help="generate: an LLM; embed, rerank, classify: an encoder")
     for key in _model_keys().values():
         if key.name != "task":
             _add_flag(group, key)

@@ -4,7 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -14,13 +14,16 @@ from typing import Any, Final, Self
 from fathom_export.errors import SourceError
 from fathom_export.sources.folder import hash_file, hash_files, read_json
 from fathom_export.sources.resolve import Source
-from fathom_export.spec import ModelSpec, spec_settings
+from fathom_export.spec import ModelSpec, Task, spec_settings
 
 PASSPORT_FILE: Final = "passport.json"
 
-_TOOLS: Final = {
+_ENCODER_TOOLS: Final = ("fathom-export", "fathom-server", "onnx", "onnxruntime", "onnxscript", "torch", "transformers")
+_TOOLS: Final[Mapping[Task, tuple[str, ...]]] = {
     "generate": ("fathom-export", "fathom-server", "onnx-ir", "onnxruntime", "numpy"),
-    "embed": ("fathom-export", "fathom-server", "onnx", "onnxruntime", "onnxscript", "torch", "transformers"),
+    "embed": _ENCODER_TOOLS,
+    "rerank": _ENCODER_TOOLS,
+    "classify": _ENCODER_TOOLS,
 }
 
 _CODE: Final = (
@@ -121,6 +124,16 @@ def hash_outputs(staging: Path, models: Iterable[str]) -> dict[str, str]:
 
 def _hash_or_none(path: Path) -> str | None:
     return hash_file(path) if path.is_file() else None
+
+
+def record_file(passport: Path, name: str, sha256: str) -> None:
+    """Note in a model's passport that one of its files was changed on purpose; nothing happens where it has none."""
+    try:
+        raw = json.loads(passport.read_text(encoding="utf-8"))
+        raw["files"][name] = sha256
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    passport.write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
 
 
 def now() -> str:
