@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from fathom_export.errors import ExportError, SourceError
-from fathom_export.spec import EmbedSpec, GenerateSpec, ModelSpec, model_names, weights_model
+from fathom_export.spec import GenerateSpec, ModelSpec, model_names, weights_model
 from fathom_server.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -181,10 +181,10 @@ def _build(spec: ModelSpec, source: Path, staging: Path, reporter: Reporter) -> 
 
     reporter.begin(spec.name, f"building the {spec.precision} graph")
     try:
-        if isinstance(spec, EmbedSpec):
-            from fathom_export.repository.embed_models import write_embed_models
+        if not isinstance(spec, GenerateSpec):
+            from fathom_export.repository.encoder_models import write_encoder_models
 
-            graph = write_embed_models(spec, source, staging, reporter.advance)
+            graph = write_encoder_models(spec, source, staging, reporter.advance)
             return graph.opsets, graph.check
         from fathom_export.repository.generate_models import write_generate_models
 

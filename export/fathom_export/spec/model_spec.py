@@ -13,7 +13,7 @@ from fathom_export.spec.serving import EncoderServing, Serving
 from fathom_server.engine.settings import Dialect, EngineLimits
 from fathom_server.errors import SettingsError
 
-Task = Literal["generate", "embed"]
+Task = Literal["generate", "embed", "rerank", "classify"]
 Precision = Literal["fp32", "int8"]
 
 DEFAULT_DIALECT: Final[Dialect] = "cpu"
@@ -60,7 +60,7 @@ class GenerateSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class EmbedSpec:
+class _EncoderSpec:
     """A text encoder to build; ``limits`` as for an LLM, with the defaults of EncoderLimits."""
 
     name: Name
@@ -70,7 +70,6 @@ class EmbedSpec:
         default_factory=dict
     )
     serving: Annotated[EncoderServing, Key("how Triton runs it")] = field(default_factory=EncoderServing)
-    task: Literal["embed"] = "embed"
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -87,9 +86,36 @@ class EmbedSpec:
         return EncoderLimits(**{**self.limits, "max_context": max_context})  # type: ignore[arg-type]
 
 
-ModelSpec = GenerateSpec | EmbedSpec
+@dataclass(frozen=True, slots=True)
+class EmbedSpec(_EncoderSpec):
+    """A model of text embeddings to build."""
 
-SPECS: Final[Mapping[Task, type[ModelSpec]]] = {"generate": GenerateSpec, "embed": EmbedSpec}
+    task: Literal["embed"] = "embed"
+
+
+@dataclass(frozen=True, slots=True)
+class RerankSpec(_EncoderSpec):
+    """A model to build that scores pairs of a query and a document."""
+
+    task: Literal["rerank"] = "rerank"
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifySpec(_EncoderSpec):
+    """A text classifier to build."""
+
+    task: Literal["classify"] = "classify"
+
+
+EncoderSpec = EmbedSpec | RerankSpec | ClassifySpec
+ModelSpec = GenerateSpec | EncoderSpec
+
+SPECS: Final[Mapping[Task, type[ModelSpec]]] = {
+    "generate": GenerateSpec,
+    "embed": EmbedSpec,
+    "rerank": RerankSpec,
+    "classify": ClassifySpec,
+}
 """The type of each task's spec."""
 
 

@@ -71,6 +71,10 @@ class TextTokenizer:
         """Ids of several texts, each unpadded."""
         return [list(encoding.ids) for encoding in self.tokenizer.encode_batch(list(texts))]
 
+    def encode_rows(self, rows: Sequence[str | tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
+        """Ids and token types of several texts, or pairs of texts, each unpadded."""
+        return [(list(row.ids), list(row.type_ids)) for row in self.tokenizer.encode_batch(list(rows))]
+
     def encode_messages(self, messages: object) -> list[int]:
         """Ids of a conversation, ready for the assistant's answer.
 
