@@ -10,6 +10,7 @@ ExportError
 ├── MissingExtraError             a package is not installed that this export needs
 ├── ParityError                   the exported graph does not do what the source model does
 ├── QualityError                  the export is measurably worse than its thresholds allow
+├── PlanError                    a TensorRT plan cannot be built from this graph, here
 └── RepositoryError               the model repository cannot be written
 """
 
@@ -56,3 +57,7 @@ class QualityError(ExportError):
 
 class RepositoryError(ExportError):
     """The model repository cannot be written."""
+
+
+class PlanError(ExportError):
+    """A TensorRT plan cannot be built from this graph, with this TensorRT, on this GPU."""

@@ -133,7 +133,9 @@ def record_file(passport: Path, name: str, sha256: str) -> None:
         raw["files"][name] = sha256
     except (OSError, ValueError, KeyError, TypeError):
         return
-    passport.write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
+    changed = passport.with_suffix(".changed")
+    changed.write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
+    changed.replace(passport)  # versions share files by hard links, so nothing is written in place
 
 
 def now() -> str:

@@ -55,8 +55,8 @@ def parser() -> argparse.ArgumentParser:
     """The arguments of ``fathom-export plan``."""
     parser = argparse.ArgumentParser(
         prog="fathom-export plan",
-        description="Build a TensorRT plan of a model in the repository, on the GPU that is to serve it. An LLM must be "
-        "exported with --dialect portable.",
+        description="Build a TensorRT plan of a model in the repository, on the GPU that is to serve it. An LLM must "
+        "be exported with --dialect portable.",
         epilog="Example: fathom-export plan chat --repository model_repository --precision fp16",
     )
     parser.add_argument("model", help="the model's name in Triton")

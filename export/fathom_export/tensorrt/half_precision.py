@@ -1,9 +1,10 @@
 """A float32 graph in float16, for a network whose types are the graph's own.
 
-Everything that leads to a matrix product is computed in float16. What comes after the last one (an encoder's pooling and
-normalisation, with its constants near 1e-12) stays in float32, and so do the graph's outputs, except a decoder's cache.
+Everything that leads to a matrix product is computed in float16. What comes after the last one (an encoder's pooling
+and normalisation, with its constants near 1e-12) stays in float32, and so do the outputs, except a decoder's cache.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -93,9 +94,9 @@ def _retype_initializers(graph: "ir.Graph", half_nodes: "set[ir.Node]") -> None:
             continue
         lowered = ir.Value(name=f"{name}{_HALF_SUFFIX}", shape=value.shape, type=ir.TensorType(ir.DataType.FLOAT16))
         lowered.const_value = ir.LazyTensor(
-            lambda tensor=tensor: ir.tensor(_to_half(tensor.numpy())),
+            partial(_half_tensor, tensor),
             dtype=ir.DataType.FLOAT16,
-            shape=tensor.shape,
+            shape=ir.Shape(tensor.shape.numpy()),
             name=lowered.name,
         )
         graph.register_initializer(lowered)
@@ -156,6 +157,12 @@ def _element_types(graph: Path) -> dict[str, int]:
     values = (*inferred.value_info, *inferred.input, *inferred.output)
     types = {value.name: value.type.tensor_type.elem_type for value in values}
     return types | {tensor.name: tensor.data_type for tensor in inferred.initializer}
+
+
+def _half_tensor(tensor: "ir.TensorProtocol") -> "ir.TensorProtocol":
+    import onnx_ir as ir
+
+    return ir.tensor(_to_half(tensor.numpy()))
 
 
 def _to_half(array: Any) -> Any:

@@ -80,7 +80,7 @@ def build_plan(
     )
     plan = subject.folder / PLAN_FILE
     if not force and _is_up_to_date(subject.folder, wanted):
-        return Outcome(model, (subject.name,), True, plan.stat().st_size, time.monotonic() - begin)
+        return _outcome(model, subject, True, plan.stat().st_size, begin)
     lowered = is_float32(subject.graph)
     _refuse_strip(subject, options, lowered=lowered)
 
@@ -105,7 +105,12 @@ def build_plan(
         size = build(trt, task, BuildMessages(trt, on_progress), staging / PLAN_FILE)
         replace(wanted, plan_bytes=size, created=now()).save(staging / PLAN_PASSPORT_FILE)
         _move_in(subject, staging, repository)
-    return Outcome(model, (subject.name,), False, size, time.monotonic() - begin)
+    return _outcome(model, subject, False, size, begin)
+
+
+def _outcome(model: str, subject: "PlanSubject", was_up_to_date: bool, size: int, begin: float) -> Outcome:
+    version = int(subject.folder.name)
+    return Outcome(model, (subject.name,), version, version, was_up_to_date, size, time.monotonic() - begin)
 
 
 def default_timing_cache(runtime: PlanRuntime) -> Path:
@@ -128,7 +133,7 @@ def _is_up_to_date(folder: Path, wanted: PlanPassport) -> bool:
 
 
 def _refuse_strip(subject: "PlanSubject", options: PlanOptions, *, lowered: bool) -> None:
-    """A stripped plan gets its weights from the ONNX file when it is loaded, which must hold them as they were built."""
+    """A stripped plan gets its weights from the ONNX file when it is loaded: the same weights that it was built of."""
     from fathom_export.tensorrt.subject import export_command
 
     if options.strip and not subject.is_decoder:
@@ -141,32 +146,36 @@ def _refuse_strip(subject: "PlanSubject", options: PlanOptions, *, lowered: bool
 def _move_in(subject: "PlanSubject", staging: Path, repository: Path) -> None:
     """Move plan, passport and, for an encoder, the new config into place, unharmed by Ctrl-C."""
     from fathom_export.passport import record_file
+    from fathom_export.tensorrt.subject import CONFIG_FILE
 
     moves = [(staging / name, subject.folder / name) for name in (PLAN_FILE, PLAN_PASSPORT_FILE)]
-    config = repository / subject.name / "config.pbtxt"
-    if not subject.is_decoder:
-        (staging / config.name).write_text(_tensorrt_config(subject, repository), encoding="utf-8")
-        moves.append((staging / config.name, config))
+    places = (subject.folder, subject.folder.parent)  # each version keeps its own config, the served one stands above
+    configs = [place / CONFIG_FILE for place in places if not subject.is_decoder and (place / CONFIG_FILE).is_file()]
+    for number, config in enumerate(configs):
+        staged_config = staging / f"{number}-{CONFIG_FILE}"
+        staged_config.write_text(_tensorrt_config(config, len(subject.profiles)), encoding="utf-8")
+        moves.append((staged_config, config))
     with _signals_held():
         for source, destination in moves:
             source.replace(destination)
-        if not subject.is_decoder:
-            record_file(subject.folder / "passport.json", f"{subject.name}/{config.name}", hash_file(config))
+        for config in configs:
+            name = config.relative_to(repository).as_posix()
+            record_file(subject.folder / "passport.json", name, hash_file(config))
 
 
-def _tensorrt_config(subject: "PlanSubject", repository: Path) -> str:
+def _tensorrt_config(path: Path, profile_count: int) -> str:
     """The encoder's config for Triton's tensorrt backend, which chooses among the profiles request by request."""
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2
 
     from fathom_export.tensorrt.subject import read_config
 
-    config = read_config(repository / subject.name)
+    config = read_config(path.parent)
     config.backend = "tensorrt"
     config.default_model_filename = PLAN_FILE
     count = max(1, sum(group.count for group in config.instance_group))
     del config.instance_group[:]
-    profiles = [str(index) for index in range(len(subject.profiles))]
+    profiles = [str(index) for index in range(profile_count)]
     config.instance_group.add(count=count, kind=model_config_pb2.ModelInstanceGroup.KIND_GPU, profile=profiles)
     for key in list(config.parameters):
         if key.startswith(_ONNXRUNTIME_PARAMETERS):

@@ -61,8 +61,8 @@ def _decoder(name: str, folder: Path, precision: PlanPrecision | None) -> PlanSu
     valid = {"fp8": ("fp8",), "fp16": ("fp16", "fp32")}[wanted]
     if graph.dialect != "portable" or graph.precision not in valid:
         raise PlanError(
-            f"{name} holds a graph in the {graph.dialect} dialect and {graph.precision}, from which no {wanted} plan is "
-            f"built; export it again: {export_command(folder, 'generate', wanted)}"
+            f"{name} holds a graph in the {graph.dialect} dialect and {graph.precision}, from which no {wanted} plan "
+            f"is built; export it again: {export_command(folder, 'generate', wanted)}"
         )
     fault = slot_fault(graph.kv_heads, graph.max_context, graph.head_dim * _HALF_BYTES)
     if fault is not None:
@@ -126,11 +126,15 @@ def read_config(folder: Path) -> Any:
 
 
 def _version_folder(model: Path) -> Path | None:
-    """The latest version that holds a graph."""
+    """The served version if it holds a graph, else the latest that does."""
+    from fathom_export.repository.versions import served_version
+
     if not model.is_dir():
         return None
-    versions = [path for path in model.iterdir() if path.name.isdigit() and (path / GRAPH_FILE).is_file()]
-    return max(versions, key=lambda path: int(path.name), default=None)
+    versions = {int(path.name): path for path in model.iterdir() if path.name.isdigit()}
+    graphs = {version: path for version, path in versions.items() if (path / GRAPH_FILE).is_file()}
+    served = served_version(model.parent, (model.name,))
+    return graphs.get(served if served in graphs else max(graphs, default=0))
 
 
 def _models(repository: Path) -> list[str]:
