@@ -108,7 +108,8 @@ class Answer:
 
 def embeddings(model: str, answers: Sequence[BatchAnswer]) -> Embeddings:
     """Join the answers to an embedding's batches; raises ProtocolError."""
-    vectors, counts = [], []
+    vectors: list[npt.NDArray[np.float32]] = []
+    counts: list[int] = []
     for response, request in answers:
         with _fitting(model, request, "an embedding") as size:
             vectors.append(_rows(response, protocol.SENTENCE_EMBEDDING, size))
@@ -118,7 +119,8 @@ def embeddings(model: str, answers: Sequence[BatchAnswer]) -> Embeddings:
 
 def rerank(model: str, answers: Sequence[BatchAnswer]) -> Rerank:
     """Join the answers to a reranking's batches; raises ProtocolError."""
-    scores, counts = [], []
+    scores: list[npt.NDArray[np.float32]] = []
+    counts: list[int] = []
     for response, request in answers:
         with _fitting(model, request, "a reranking") as size:
             scores.append(_rows(response, protocol.SCORE, size, columns=1)[:, 0])
@@ -128,7 +130,8 @@ def rerank(model: str, answers: Sequence[BatchAnswer]) -> Rerank:
 
 def classification(model: str, answers: Sequence[BatchAnswer]) -> Classification:
     """Join the answers to a classification's batches; raises ProtocolError."""
-    scores, counts = [], []
+    scores: list[npt.NDArray[np.float32]] = []
+    counts: list[int] = []
     labels: tuple[str, ...] = ()
     for response, request in answers:
         with _fitting(model, request, "a classifying") as size:

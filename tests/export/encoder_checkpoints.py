@@ -21,7 +21,7 @@ FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
     "bert": ("Bert", {}),
     "roberta": ("Roberta", {"max_position_embeddings": LENGTH + 2, "pad_token_id": 1, "type_vocab_size": 1}),
     "xlm-roberta": ("XLMRoberta", {"max_position_embeddings": LENGTH + 2, "pad_token_id": 1, "type_vocab_size": 1}),
-    "mpnet": ("MPNet", {"max_position_embeddings": LENGTH + 2, "pad_token_id": 1, "relative_attention_num_buckets": 8}),
+    "mpnet": ("MPNet", {"max_position_embeddings": LENGTH + 2, "pad_token_id": 1}),
     "distilbert": ("DistilBert", {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 2}),
     "modernbert": ("ModernBert", {"local_attention": 16, "global_attn_every_n_layers": 2, "num_hidden_layers": 3}),
 }

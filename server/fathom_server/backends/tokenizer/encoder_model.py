@@ -72,7 +72,7 @@ class TritonPythonModel:
     def _encode(self, texts: list[Any], truncate: Any) -> list[tuple[list[int], list[int]]]:
         """Ids and token types of each row of a request, none longer than the limit."""
         cuts = [False] * len(texts) if truncate is None else truncate.tolist()
-        rows = self._tokenizer.encode_rows(texts)
+        rows: list[tuple[list[int], list[int]]] = self._tokenizer.encode_rows(texts)
         for position, (ids, _) in enumerate(rows):
             if len(ids) <= self._max_context:
                 continue
