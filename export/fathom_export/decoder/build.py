@@ -1,11 +1,13 @@
 """From a checkpoint folder to a decoder graph: ``model.onnx`` and its weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from fathom_export.decoder.architecture import DecoderArchitecture
-from fathom_export.errors import InvalidContextError, InvalidPrecisionError, UnsupportedArchitectureError
+from fathom_export.errors import InvalidContextError, UnsupportedArchitectureError
+from fathom_export.quantise.table import require_valid
+from fathom_export.spec.quantisation import Quantisation
 from fathom_server.engine.settings import GRAPH_FILE, INPUT_IDS, LOGIT_POSITIONS, LOGITS, GraphDescription
 
 if TYPE_CHECKING:
@@ -15,10 +17,7 @@ if TYPE_CHECKING:
     from fathom_export.decoder.weights import DecoderWeights
 
 DecoderDialect = Literal["cpu", "portable"]
-DecoderPrecision = Literal["fp32", "int8"]
-
-DECODER_PRECISIONS: Final[dict[str, tuple[str, ...]]] = {"cpu": ("fp32", "int8"), "portable": ("fp32",)}
-"""The precisions of each dialect."""
+DecoderPrecision = Literal["fp32", "fp16", "int8", "int4", "fp8"]
 
 CPU_HEAD_MULTIPLE: Final = 16
 """ONNX Runtime's GroupQueryAttention with rotary inside takes no other head sizes."""
@@ -32,6 +31,7 @@ def build_decoder(
     *,
     dialect: DecoderDialect,
     precision: DecoderPrecision,
+    quantisation: Quantisation | None = None,
     max_context: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> GraphDescription:
@@ -44,11 +44,13 @@ def build_decoder(
     Raises CheckpointError, UnsupportedArchitectureError, InvalidPrecisionError or InvalidContextError before anything
     is written, CheckpointError or OSError while it is; then what was written is removed.
     """
-    if precision not in DECODER_PRECISIONS.get(dialect, ()):
-        valid = "; ".join(f"{name}: {', '.join(precisions)}" for name, precisions in DECODER_PRECISIONS.items())
-        raise InvalidPrecisionError(
-            f"precision {precision!r} does not go with dialect {dialect!r}; valid pairs: {valid}"
-        )
+    require_valid("generate", dialect, precision)
+    quantisation = quantisation or Quantisation()
+    quantisation.refuse_unused(precision, dialect)
+    if precision == "int4" and quantisation.int4_method == "hqq":
+        from fathom_export.quantise.int4 import require_hqq
+
+        require_hqq()
     architecture = DecoderArchitecture.load(source)
     if dialect == "cpu" and architecture.head_dim % CPU_HEAD_MULTIPLE:
         raise UnsupportedArchitectureError(
@@ -61,8 +63,9 @@ def build_decoder(
     from fathom_export.decoder.cpu_dialect import CpuDialect
     from fathom_export.decoder.graph_writer import GraphWriter
     from fathom_export.decoder.portable_dialect import PortableDialect
-    from fathom_export.decoder.projections import Float32Projections, RowwiseInt8Projections
+    from fathom_export.decoder.projections import BlockInt4Projections, Float32Projections, RowwiseInt8Projections
     from fathom_export.decoder.weights import DecoderWeights
+    from fathom_export.quantise.lowering import calibrate, lower, write_report
 
     weights = DecoderWeights(Checkpoint.open(source), architecture)
     graph = GraphWriter(
@@ -71,11 +74,21 @@ def build_decoder(
         producer=PRODUCER,
         producer_version=_version(),
     )
-    projections = (RowwiseInt8Projections if precision == "int8" else Float32Projections)(graph)
+    projections: Projections
+    if precision == "int4":
+        projections = BlockInt4Projections(graph, quantisation.block_size, quantisation.int4_method)
+    else:
+        projections = (RowwiseInt8Projections if precision == "int8" else Float32Projections)(graph)
     lowering = (CpuDialect if dialect == "cpu" else PortableDialect)(graph, architecture, weights, projections, context)
     _write_decoder(graph, architecture, weights, projections, lowering)
     weights.refuse_unused()
+    report: Mapping[str, object] = {}
+    if dialect == "portable":
+        calibration = calibrate(source, destination, precision, quantisation, context)
+        lower(graph.model, precision, quantisation, calibration)
+        report = calibration.report
     graph.save(destination / GRAPH_FILE, on_progress)
+    write_report(destination, report)
     return GraphDescription(
         dialect=dialect,
         precision=precision,
@@ -84,6 +97,7 @@ def build_decoder(
         head_dim=architecture.head_dim,
         vocabulary=architecture.vocabulary,
         max_context=context,
+        kv_dtype="float16" if precision in ("fp16", "fp8") else "float32",
     )
 
 

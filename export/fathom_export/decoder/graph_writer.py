@@ -42,6 +42,11 @@ class GraphWriter:
             metadata_props=metadata,
         )
 
+    @property
+    def model(self) -> ir.Model:
+        """The model as far as it is built, for passes over the whole graph before it is saved."""
+        return self._model
+
     def input(self, name: str, dtype: ir.DataType, shape: Sequence[Dimension]) -> ir.Value:
         """Declare a graph input; a string is a dimension of that name."""
         value = ir.val(name, dtype, shape)

@@ -2,13 +2,13 @@
 
 import tomllib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from fathom_export.errors import SpecError
 from fathom_export.spec.key import path_of, read_choice, read_table, refuse_unknown
-from fathom_export.spec.model_spec import SPECS, ModelSpec, model_names
+from fathom_export.spec.model_spec import SPECS, GenerateSpec, ModelSpec, model_names
 
 DEFAULT_BUNDLE: Final = "bundle.toml"
 DEFAULT_REPOSITORY: Final = "model_repository"
@@ -43,7 +43,7 @@ def read_bundle(path: Path) -> Bundle:
     except SpecError as error:
         raise SpecError(f"{path}: {error}") from error
     folder = path.resolve().parent
-    return Bundle(folder, folder / repository, models)
+    return Bundle(folder, folder / repository, tuple(_placed(spec, folder) for spec in models))
 
 
 def read_model(table: Mapping[str, Any], where: str) -> ModelSpec:
@@ -55,6 +55,16 @@ def read_model(table: Mapping[str, Any], where: str) -> ModelSpec:
         return kind(**values)
     except SpecError as error:
         raise SpecError(path_of(where, str(error))) from error
+
+
+def _placed(spec: ModelSpec, folder: Path) -> ModelSpec:
+    """The spec with the paths of its texts, relative to the bundle until now, made whole."""
+    if spec.quality.text:
+        spec = replace(spec, quality=replace(spec.quality, text=str(folder / spec.quality.text)))
+    if not isinstance(spec, GenerateSpec) or not spec.quantisation.calibration_text:
+        return spec
+    text = str(folder / spec.quantisation.calibration_text)
+    return replace(spec, quantisation=replace(spec.quantisation, calibration_text=text))
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

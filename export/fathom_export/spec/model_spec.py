@@ -1,20 +1,25 @@
 """A model to build, by its task."""
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from fathom_export.errors import SpecError
+from fathom_export.quantise.table import ENCODER_TARGET, refusal
 from fathom_export.spec.key import Key
 from fathom_export.spec.limits import EncoderLimits
+from fathom_export.spec.quality import DecoderQuality, EncoderQuality
+from fathom_export.spec.quantisation import Quantisation
 from fathom_export.spec.serving import EncoderServing, Serving
 from fathom_server.engine.settings import Dialect, EngineLimits
 from fathom_server.errors import SettingsError
 
 Task = Literal["generate", "embed", "rerank", "classify"]
-Precision = Literal["fp32", "int8"]
+Precision = Literal["fp32", "fp16", "int8", "int4", "fp8"]
 
 DEFAULT_DIALECT: Final[Dialect] = "cpu"
 DEFAULT_CONTEXT: Final = EngineLimits().max_context
@@ -45,10 +50,16 @@ class GenerateSpec:
         default_factory=dict
     )
     serving: Annotated[Serving, Key("how Triton runs it")] = field(default_factory=Serving)
+    quantisation: Annotated[Quantisation, Key("how weights and activations are quantised and pruned")] = field(
+        default_factory=Quantisation
+    )
+    quality: Annotated[DecoderQuality, Key("what its quality card must show")] = field(default_factory=DecoderQuality)
     task: Literal["generate"] = "generate"
 
     def __post_init__(self) -> None:
         _check_name(self.name)
+        _check_precision(self.task, self.dialect, self.precision)
+        self.quantisation.refuse_unused(self.precision, self.dialect)
         try:
             EngineLimits(**self.limits)  # type: ignore[arg-type]  # the reader has checked the types
         except SettingsError as error:
@@ -70,9 +81,11 @@ class _EncoderSpec:
         default_factory=dict
     )
     serving: Annotated[EncoderServing, Key("how Triton runs it")] = field(default_factory=EncoderServing)
+    quality: Annotated[EncoderQuality, Key("what its quality card must show")] = field(default_factory=EncoderQuality)
 
     def __post_init__(self) -> None:
         _check_name(self.name)
+        _check_precision(self.task, ENCODER_TARGET, self.precision)
         limits = EncoderLimits(**self.limits)  # type: ignore[arg-type]
         for size in self.serving.preferred_batch_sizes:
             if size > limits.max_batch:
@@ -137,7 +150,26 @@ def spec_settings(spec: ModelSpec) -> dict[str, Any]:
     """
     settings: dict[str, Any] = json.loads(json.dumps({**asdict(spec), "limits": dict(spec.limits)}))
     del settings["serving"]["keep_versions"]
+    if isinstance(spec, GenerateSpec) and spec.quantisation.calibration_text:
+        settings["quantisation"]["calibration_text"] = _text_settings(Path(spec.quantisation.calibration_text))
+    if spec.quality.text:
+        settings["quality"]["text"] = _text_settings(Path(spec.quality.text))
     return settings
+
+
+def _text_settings(path: Path) -> dict[str, str | None]:
+    """A text's name and content, wherever it lies; reading a file that is not there is refused when it is used."""
+    digest = None
+    if path.is_file():
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"file": path.name, "sha256": digest}
+
+
+def _check_precision(task: str, target: str, precision: str) -> None:
+    message = refusal(task, target, precision)
+    if message is not None:
+        raise SpecError(message)
 
 
 def _check_name(name: str) -> None:
