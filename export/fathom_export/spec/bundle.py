@@ -58,9 +58,7 @@ def read_model(table: Mapping[str, Any], where: str) -> ModelSpec:
 
 
 def _placed(spec: ModelSpec, folder: Path) -> ModelSpec:
-    """The spec with the paths of its texts, relative to the bundle until now, made whole."""
-    if spec.quality.text:
-        spec = replace(spec, quality=replace(spec.quality, text=str(folder / spec.quality.text)))
+    """The spec with the path of its calibration text, relative to the bundle until now, made whole."""
     if not isinstance(spec, GenerateSpec) or not spec.quantisation.calibration_text:
         return spec
     text = str(folder / spec.quantisation.calibration_text)
