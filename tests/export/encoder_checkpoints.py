@@ -22,6 +22,8 @@ FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
     "roberta": ("Roberta", {"max_position_embeddings": LENGTH + 2, "pad_token_id": 1, "type_vocab_size": 1}),
     "xlm-roberta": ("XLMRoberta", {"max_position_embeddings": LENGTH + 2, "pad_token_id": 1, "type_vocab_size": 1}),
     "mpnet": ("MPNet", {"max_position_embeddings": LENGTH + 2, "pad_token_id": 1}),
+    "camembert": ("Camembert", {"max_position_embeddings": LENGTH + 2, "pad_token_id": 1, "type_vocab_size": 1}),
+    "electra": ("Electra", {"embedding_size": 16}),
     "distilbert": ("DistilBert", {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 2}),
     "modernbert": ("ModernBert", {"local_attention": 16, "global_attn_every_n_layers": 2, "num_hidden_layers": 3}),
 }
@@ -50,7 +52,7 @@ def write_tokenizer(folder: Path, model_type: str, *, lowers: bool = False) -> i
         tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.train_from_iterator(WORDS, trainers.WordPieceTrainer(vocab_size=220, special_tokens=special))
-    typed = model_type == "bert"
+    typed = model_type in ("bert", "electra")
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1" if typed else "[CLS] $A [SEP] [SEP] $B [SEP]",

@@ -124,7 +124,7 @@ def test_pairs_are_scored_as_by_transformers(family: str, tmp_path: Path) -> Non
     """A reranker's score of a pair is the sigmoid of transformers' logit, token types included where there are any."""
     source = write_checkpoint(tmp_path / "source", family, HEAD, num_labels=1)
     graph, built = build(tmp_path, source, "rerank")
-    assert (TOKEN_TYPE_IDS in built.form.inputs) == (family == "bert")
+    assert (TOKEN_TYPE_IDS in built.form.inputs) == (family in ("bert", "electra"))
     batch = batch_of(source, PAIRS)
     rows = rows_of(batch)
     reference = np.stack([1 / (1 + np.exp(-logits(source, row))) for row in rows])
