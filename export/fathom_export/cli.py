@@ -12,7 +12,8 @@ from typing import Any, Final, Literal, NoReturn, get_args, get_origin
 from fathom_export.errors import ExportError, SpecError
 from fathom_export.spec import DEFAULT_BUNDLE, DEFAULT_REPOSITORY, Bundle, read_bundle, read_model
 from fathom_export.spec.key import TypedKey, keys_of
-from fathom_export.spec.model_spec import SPECS
+from fathom_export.spec.model_spec import SPECS, ModelSpec
+from fathom_export.spec.quality import EFFORT_HELP, Effort
 
 EXIT_DRIFT: Final = 1
 EXIT_USER_ERROR: Final = 2
@@ -26,6 +27,8 @@ COMMANDS: Final = {
 """Words that may stand in a source's place; each one's module has a ``main(argv)`` that returns the exit status."""
 
 _POSITIONAL: Final = ("source",)
+_OWN_FLAGS: Final = ("effort",)
+"""Keys of tables that have a flag of another name, which goes with a bundle, too."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,10 +56,11 @@ def _run(arguments: argparse.Namespace) -> int:
     bundle = _bundle(arguments)
     if arguments.check:
         return _check(bundle, as_json=arguments.json)
-    return _export(bundle, force=arguments.force, promote=not arguments.no_promote)
+    reason = _reason(arguments.accept_quality)
+    return _export(bundle, force=arguments.force, promote=not arguments.no_promote, accept_quality=reason)
 
 
-def _export(bundle: Bundle, *, force: bool, promote: bool) -> int:
+def _export(bundle: Bundle, *, force: bool, promote: bool, accept_quality: str | None) -> int:
     from fathom_export.export_model import export_model
     from fathom_export.progress import describe, open_display
 
@@ -64,7 +68,15 @@ def _export(bundle: Bundle, *, force: bool, promote: bool) -> int:
     try:
         with open_display() as display:
             for spec in bundle.models:
-                outcome = export_model(spec, bundle.folder, bundle.repository, display, force=force, promote=promote)
+                outcome = export_model(
+                    spec,
+                    bundle.folder,
+                    bundle.repository,
+                    display,
+                    force=force,
+                    promote=promote,
+                    accept_quality=accept_quality,
+                )
                 display.end(outcome)
                 outcomes.append(outcome)
     finally:
@@ -116,12 +128,27 @@ def _bundle(arguments: argparse.Namespace) -> Bundle:
             given = ", ".join(f"--{name.replace('_', '-')}" for name in names)
             raise SpecError(f"{given} cannot be given with a bundle; write it into {source}")
         bundle = read_bundle(Path(source))
-        return bundle if repository is None else Bundle(bundle.folder, repository, bundle.models)
+        models = tuple(_with_effort(spec, arguments.quality) for spec in bundle.models)
+        return Bundle(bundle.folder, repository or bundle.repository, models)
     for name in ("name", "task"):
         if name not in flags:
             raise SpecError(f"--{name} is missing; a source needs --name and --task")
     spec = read_model({**flags, **tables, "source": source}, "")
-    return Bundle(Path(), repository or Path(DEFAULT_REPOSITORY), (spec,))
+    return Bundle(Path(), repository or Path(DEFAULT_REPOSITORY), (_with_effort(spec, arguments.quality),))
+
+
+def _with_effort(spec: ModelSpec, effort: Effort | None) -> ModelSpec:
+    """The spec, judged with another effort if one is given."""
+    if effort is None:
+        return spec
+    return replace(spec, quality=replace(spec.quality, effort=effort))  # type: ignore[arg-type]  # of the same type
+
+
+def _reason(given: str | None) -> str | None:
+    """Why a quality card that fails may pass; raises SpecError for no reason at all."""
+    if given is not None and not given.strip():
+        raise SpecError("--accept-quality is empty; say why the export may pass, for its quality card records it")
+    return given
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -144,6 +171,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--force", action="store_true", help="build what is up to date, too")
     parser.add_argument("--no-promote", action="store_true", help="write new versions, but go on serving the old ones")
+    parser.add_argument("--quality", choices=get_args(Effort), help=f"what its card measures: {EFFORT_HELP}")
+    parser.add_argument(
+        "--accept-quality",
+        metavar="REASON",
+        help="let quality cards pass that miss their thresholds; they record your name, the reason and the time",
+    )
     other = parser.add_argument_group("instead of an export").add_mutually_exclusive_group()
     other.add_argument(
         "--check",
@@ -192,7 +225,8 @@ def _all_keys() -> dict[str, TypedKey]:
 def _table_keys(table: str) -> dict[str, TypedKey]:
     """Keys of one of a model's tables, of any task."""
     subtables = {task: keys_of(spec)[table].subtable for task, spec in SPECS.items() if table in keys_of(spec)}
-    return _merged({task: keys_of(subtable) for task, subtable in subtables.items() if subtable is not None})
+    merged = _merged({task: keys_of(subtable) for task, subtable in subtables.items() if subtable is not None})
+    return {name: key for name, key in merged.items() if name not in _OWN_FLAGS}
 
 
 def _merged(keys_of_tasks: Mapping[str, Mapping[str, TypedKey]]) -> dict[str, TypedKey]:

@@ -161,9 +161,9 @@ def test_a_failed_switch_leaves_everything(repository: Path, monkeypatch: pytest
     rename = Path.rename
 
     def fail_once(self: Path, target: Path) -> Path:
-        if self.name == "chat_ensemble" and Path(target).parent == repository and STAGING_PREFIX in str(self.parent):
-            if ".retired" not in str(self):
-                raise OSError(28, "No space left on device", str(target))
+        is_new = STAGING_PREFIX in str(self.parent) and ".retired" not in str(self)
+        if is_new and self.name == "chat_ensemble" and Path(target).parent == repository:
+            raise OSError(28, "No space left on device", str(target))
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", fail_once)
@@ -205,9 +205,7 @@ def test_exports_of_one_name_at_once_each_get_a_version(tiny_llm: Path, tmp_path
     import sys
 
     flags = [str(tiny_llm), "--name", "chat", "--task", "generate", "--repository", str(tmp_path / "repository")]
-    commands = [
-        [sys.executable, "-m", "fathom_export.cli", *flags, "--max-queue", str(queue)] for queue in (11, 12)
-    ]
+    commands = [[sys.executable, "-m", "fathom_export.cli", *flags, "--max-queue", str(queue)] for queue in (11, 12)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for command in commands]
     for process in running:
         _, error = process.communicate(timeout=120)

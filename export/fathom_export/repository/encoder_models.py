@@ -17,6 +17,7 @@ from fathom_export.repository.model_config import (
     Warmup,
     add_cpu_instances,
     add_dynamic_batching,
+    add_instances,
     add_parameters,
     add_step,
     add_warmup,
@@ -24,11 +25,15 @@ from fathom_export.repository.model_config import (
     new_ensemble,
     write_config,
 )
+from fathom_export.repository.staging import FP32_COPY
 from fathom_export.repository.tokenizer_files import ENCODER_ADAPTOR, write_tokenizer_model
 from fathom_export.spec import EncoderLimits, EncoderSpec, model_names
 
 ONNXRUNTIME_BACKEND: Final = "onnxruntime"
 LABELS_FILE: Final = "labels.txt"
+
+_SHORT_TEXT: Final = 16
+"""Tokens: the step in which the tokenizer rounds lengths up."""
 
 _INPUTS: Final[Mapping[EncoderTask, Sequence[TensorSpec]]] = {
     "embed": protocol.EMBED_INPUTS,
@@ -53,25 +58,38 @@ def write_encoder_models(
     limits = spec.encoder_limits(context)
     version = staging / encoder / VERSION
     version.mkdir(parents=True)
-    graph = build_encoder(source, version, precision=spec.precision, task=spec.task, on_progress=on_progress)
+    graph = build_encoder(
+        source,
+        version,
+        precision=spec.precision,
+        task=spec.task,
+        fp32_copy=staging / FP32_COPY,
+        on_progress=on_progress,
+    )
     tokenized = [TensorSpec(name, "INT64", (protocol.VARIABLE,)) for name in form.inputs]
     constants = _constants(form)
 
     config = new_config(encoder, ONNXRUNTIME_BACKEND, tokenized, [form.output], max_batch=limits.max_batch)
-    add_cpu_instances(config, limits.instances)
-    add_dynamic_batching(config, limits.max_queue, limits.max_queue_delay_us)
+    add_instances(config, spec.serving, limits.instances)
+    add_dynamic_batching(
+        config,
+        limits.max_queue,
+        limits.max_queue_delay_us,
+        preferred_batch_sizes=spec.serving.preferred_batch_sizes,
+        queue_timeout_ms=spec.serving.queue_timeout_ms,
+    )
     # names of Triton's own onnxruntime backend; 0 threads is every core
     add_parameters(config, {"intra_op_thread_count": limits.threads, "inter_op_thread_count": 1})
     if spec.precision == "int8":
         # without VNNI instructions, products of u8 and s8 could overflow their 16-bit sums
         add_parameters(config, {"session.x64quantprecision": 1})
-    add_warmup(config, staging / encoder, _warmups(limits, form))
+    add_warmup(config, staging / encoder, _warmups(limits, form, spec.serving.preferred_batch_sizes))
     write_config(config, staging / encoder)
 
     outputs = (*tokenized, *constants, _NUM_INPUT_TOKENS)
     config = new_config(tokenizer, "python", _INPUTS[spec.task], outputs, max_batch=limits.max_batch)
-    add_cpu_instances(config)
-    add_dynamic_batching(config, limits.max_queue)
+    add_cpu_instances(config, spec.serving.tokenizer_instances)
+    add_dynamic_batching(config, limits.max_queue, queue_timeout_ms=spec.serving.queue_timeout_ms)
     add_parameters(config, {"max_context": limits.max_context, "pad_token_id": form.architecture.pad_token_id})
     add_parameters(config, _text_parameters(form))
     write_config(config, staging / tokenizer)
@@ -83,6 +101,7 @@ def write_encoder_models(
     add_step(config, tokenizer, _same(_INPUTS[spec.task]), _same(outputs))
     add_step(config, encoder, _same(tokenized), _same([form.output]))
     _name_labels(config, staging / ensemble, form)
+    config.response_cache.enable = spec.serving.response_cache
     write_config(config, staging / ensemble)
     return graph
 
@@ -118,15 +137,20 @@ def _same(tensors: Sequence[TensorSpec]) -> dict[str, str]:
     return {tensor.name: tensor.name for tensor in tensors}
 
 
-def _warmups(limits: EncoderLimits, form: EncoderForm) -> list[Warmup]:
-    """One short text, a full batch of short ones, and one text of the whole length."""
+def _warmups(limits: EncoderLimits, form: EncoderForm, preferred: Sequence[int]) -> list[Warmup]:
+    """The corners of batch × length, so that no first request meets a shape or a size for the first time.
+
+    Batches that Triton forms by preference are met too, of short texts.
+    """
     fill = {protocol.INPUT_IDS: form.architecture.pad_token_id, protocol.ATTENTION_MASK: 1, protocol.TOKEN_TYPE_IDS: 0}
-    shapes = (("short_text", 16, 1), ("full_batch", 16, limits.max_batch), ("longest_text", limits.max_context, 1))
+    short = min(_SHORT_TEXT, limits.max_context)
+    shapes = {(1, short), (limits.max_batch, short), (1, limits.max_context), (limits.max_batch, limits.max_context)}
+    shapes |= {(batch, short) for batch in preferred}
     return [
         Warmup(
-            name,
-            {tensor: np.full(min(length, limits.max_context), fill[tensor], dtype=np.int64) for tensor in form.inputs},
+            f"batch_{batch}_length_{length}",
+            {tensor: np.full(length, fill[tensor], dtype=np.int64) for tensor in form.inputs},
             batch,
         )
-        for name, length, batch in shapes
+        for batch, length in sorted(shapes)
     ]

@@ -61,6 +61,12 @@ def number_models(staging: Path, names: Sequence[str], version: int) -> None:
         folder = staging / name
         config = text_format.Parse((folder / CONFIG_FILE).read_text("utf-8"), model_config_pb2.ModelConfig())
         (folder / _BUILT).rename(folder / str(version))
+        for path in folder.iterdir():  # labels, which lie beside the versions
+            if path.is_file() and path.name != CONFIG_FILE:
+                path.rename(folder / str(version) / path.name)
+        for output in config.output:
+            if output.label_filename:
+                output.label_filename = f"{version}/{output.label_filename}"
         config.version_policy.specific.versions.append(version)
         for step in config.ensemble_scheduling.step:
             if step.model_name in names:
