@@ -44,13 +44,21 @@ class Outcome:
 
 
 def export_model(
-    spec: ModelSpec, base: Path, repository: Path, reporter: Reporter, *, force: bool = False, promote: bool = True
+    spec: ModelSpec,
+    base: Path,
+    repository: Path,
+    reporter: Reporter,
+    *,
+    force: bool = False,
+    promote: bool = True,
+    accept_quality: str | None = None,
 ) -> Outcome:
     """Export a model unless the repository has it already, made from the same files, settings and versions.
 
     Relative sources are sought under ``base``. What is built becomes the next version of its Triton models, served
     unless ``promote`` is false, beside as many older ones as the spec keeps. They come into the repository together; if
-    anything fails, what was there stays. Raises ExportError.
+    anything fails, what was there stays. A quality card that misses its thresholds fails, unless ``accept_quality``
+    gives the reason why it may pass, which the card records. Raises ExportError.
     """
     from fathom_export.repository.staging import staged
 
@@ -66,6 +74,7 @@ def export_model(
     else:
         with staged(repository, spec.name) as staging:
             opsets, check = _build(spec, source.folder, staging, reporter)
+            _judge(spec, source.folder, staging, reporter, accept_quality)
             version, served = _add_version(spec, origin, repository, staging, opsets, check, promote=promote)
     return Outcome(spec.name, names, version, served, not is_new, _size(repository, names), time.monotonic() - begin)
 
@@ -194,6 +203,26 @@ def _build(spec: ModelSpec, source: Path, staging: Path, reporter: Reporter) -> 
         raise ExportError(f"{spec.name}: {error}") from error
     except TextError as error:
         raise ExportError(f"{source}: the tokenizer cannot be used: {error}") from error
+
+
+def _judge(spec: ModelSpec, source: Path, staging: Path, reporter: Reporter, accept: str | None) -> None:
+    """Write the quality card beside the weights; raises QualityError where it misses its thresholds."""
+    from fathom_export.quality.judge import write_card
+    from fathom_export.repository.model_config import VERSION
+    from fathom_export.repository.staging import FP32_COPY
+
+    reporter.begin(spec.name, "judging its quality")
+    fp32_copy = staging / FP32_COPY
+    version = staging / weights_model(spec) / VERSION
+    write_card(
+        spec,
+        source,
+        version,
+        staging,
+        fp32_copy if fp32_copy.is_file() else None,
+        reporter.advance,
+        accept=accept,
+    )
 
 
 def _size(repository: Path, names: tuple[str, ...]) -> int:

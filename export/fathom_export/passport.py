@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from fathom_export.errors import SourceError
+from fathom_export.quality.held_out import find_held_out
 from fathom_export.sources.folder import hash_file, hash_files, read_json
 from fathom_export.sources.resolve import Source
-from fathom_export.spec import ModelSpec, Task, spec_settings
+from fathom_export.spec import GenerateSpec, ModelSpec, Task, spec_settings
 
 PASSPORT_FILE: Final = "passport.json"
 
@@ -55,7 +56,7 @@ class Origin:
         settings = spec_settings(spec)
         return cls(
             source={"given": source.given, "kind": source.kind, "revision": source.revision},
-            source_files=hash_files(source.folder),
+            source_files=hash_files(source.folder) | _held_out_files(spec, source.folder),
             settings=settings,
             spec_sha256=hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
             versions=_versions(_TOOLS[spec.task]),
@@ -151,6 +152,12 @@ def _versions(tools: tuple[str, ...]) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             versions[tool] = "not installed"
     return versions
+
+
+def _held_out_files(spec: ModelSpec, folder: Path) -> dict[str, str]:
+    """The questions that an LLM is judged on, which may lie beside its folder."""
+    path = find_held_out(folder) if isinstance(spec, GenerateSpec) else None
+    return {} if path is None else {path.name: hash_file(path)}
 
 
 def _hash_code() -> str:

@@ -1,5 +1,6 @@
 """From an encoder's checkpoint to ``model.onnx``, checked against the source."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ def build_encoder(
     *,
     precision: Precision,
     task: EncoderTask = "embed",
+    fp32_copy: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> EncoderGraph:
     """Write ``model.onnx`` into the folder ``destination``, which must exist.
@@ -40,7 +42,8 @@ def build_encoder(
     The graph takes ``input_ids``, ``attention_mask`` and, for pairs of an architecture that tells them apart so,
     ``token_type_ids``, int64 [batch, sequence], padded at the end. It gives float32 ``sentence_embedding`` [batch,
     dimension] (embed), ``score`` [batch, 1] (rerank) or ``scores`` [batch, labels] (classify). In int8, too, no row
-    depends on its neighbours. ``on_progress`` is called with the stages done and their total.
+    depends on its neighbours. ``fp32_copy`` is a file that the graph goes to, too, before it is quantised.
+    ``on_progress`` is called with the stages done and their total.
 
     Raises CheckpointError, SourceError or UnsupportedArchitectureError for the source, MissingExtraError without torch
     and transformers, ParityError if the graph's outputs stray from the source's.
@@ -66,6 +69,8 @@ def build_encoder(
     export_to_onnx(torch_model, graph, OPSET, form.inputs, form.output.name)
     report(2, stages)
     if precision == "int8":
+        if fp32_copy is not None:
+            shutil.copyfile(graph, fp32_copy)
         quantise_to_int8(graph)
         report(3, stages)
     check = check_parity(graph, reference, precision, form.output.name)

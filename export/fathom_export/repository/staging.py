@@ -14,6 +14,9 @@ from fathom_export.errors import RepositoryError
 
 STAGING_PREFIX: Final = ".fathom-staging-"
 
+FP32_COPY: Final = ".fp32.onnx"
+"""An encoder's graph before it was quantised, for its quality card; it stays in the staging folder."""
+
 _RETIRED: Final = ".retired"
 _OWNER: Final = ".repository"
 _LOCK: Final = ".lock"

@@ -58,7 +58,10 @@ def read_model(table: Mapping[str, Any], where: str) -> ModelSpec:
 
 
 def _placed(spec: ModelSpec, folder: Path) -> ModelSpec:
-    """The spec with the path of its calibration text, relative to the bundle until now, made whole."""
+    """The spec with the paths of its texts, relative to the bundle until now, made whole."""
+    if spec.quality.evaluation_text:
+        text = str(folder / spec.quality.evaluation_text)
+        spec = replace(spec, quality=replace(spec.quality, evaluation_text=text))  # type: ignore[arg-type]  # same type
     if not isinstance(spec, GenerateSpec) or not spec.quantisation.calibration_text:
         return spec
     text = str(folder / spec.quantisation.calibration_text)

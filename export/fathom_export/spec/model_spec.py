@@ -12,6 +12,7 @@ from fathom_export.errors import SpecError
 from fathom_export.quantise.table import ENCODER_TARGET, refusal
 from fathom_export.spec.key import Key
 from fathom_export.spec.limits import EncoderLimits
+from fathom_export.spec.quality import DecoderQuality, EncoderQuality
 from fathom_export.spec.quantisation import Quantisation
 from fathom_export.spec.serving import EncoderServing, Serving
 from fathom_server.engine.settings import Dialect, EngineLimits
@@ -52,6 +53,7 @@ class GenerateSpec:
     quantisation: Annotated[Quantisation, Key("how weights and activations are quantised and pruned")] = field(
         default_factory=Quantisation
     )
+    quality: Annotated[DecoderQuality, Key("what its quality card must show")] = field(default_factory=DecoderQuality)
     task: Literal["generate"] = "generate"
 
     def __post_init__(self) -> None:
@@ -79,6 +81,7 @@ class _EncoderSpec:
         default_factory=dict
     )
     serving: Annotated[EncoderServing, Key("how Triton runs it")] = field(default_factory=EncoderServing)
+    quality: Annotated[EncoderQuality, Key("what its quality card must show")] = field(default_factory=EncoderQuality)
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -149,6 +152,8 @@ def spec_settings(spec: ModelSpec) -> dict[str, Any]:
     del settings["serving"]["keep_versions"]
     if isinstance(spec, GenerateSpec) and spec.quantisation.calibration_text:
         settings["quantisation"]["calibration_text"] = _text_settings(Path(spec.quantisation.calibration_text))
+    if spec.quality.evaluation_text:
+        settings["quality"]["evaluation_text"] = _text_settings(Path(spec.quality.evaluation_text))
     return settings
 
 
