@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from fathom_export.decoder.architecture import read_json_object
+from fathom_export.decoder.config_values import read_json_object
 from fathom_export.errors import CheckpointError
 
 WEIGHTS_FILE: Final = "model.safetensors"
@@ -23,6 +23,15 @@ _DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+_TEXT_PREFIXES: Final[Mapping[str, str]] = {
+    "language_model.model.": "model.",
+    "model.language_model.": "model.",
+    "language_model.lm_head.": "lm_head.",
+}
+_VISION_PREFIXES: Final = tuple(
+    prefix + part for prefix in ("", "model.") for part in ("vision_tower.", "multi_modal_projector.")
+)
+"""Of transformers' models of text and pictures, before its version 4.52 and since."""
 _HEADER_LENGTH_BYTES: Final = 8
 _GIT_LFS_POINTER: Final = b"version https://git-lfs"
 
@@ -45,6 +54,11 @@ class StoredTensor:
     def times(self, factor: float) -> Self:
         """The same tensor, to be read times a factor."""
         return replace(self, factor=self.factor * factor)
+
+    def rows(self, begin: int, count: int) -> Self:
+        """``count`` rows of the tensor's first axis, from row ``begin`` on."""
+        row_bytes = math.prod(self.shape[1:]) * _DTYPES[self.dtype].itemsize
+        return replace(self, shape=(count, *self.shape[1:]), begin=self.begin + begin * row_bytes)
 
     def read(self) -> npt.NDArray[np.float32]:
         """The values in float32, times the factor. Raises CheckpointError if any is infinite or not a number."""
@@ -86,6 +100,17 @@ class Checkpoint:
                 "model.save_pretrained(FOLDER, safe_serialization=True)"
             )
         raise CheckpointError(f"{source} holds no weights: neither {WEIGHTS_FILE} nor {INDEX_FILE} is there")
+
+    def text_part(self) -> Self:
+        """The decoder of a model that also reads pictures, under the names of a decoder by itself."""
+        tensors = {}
+        for name, stored in self.tensors.items():
+            plain = next(
+                (to + name.removeprefix(old) for old, to in _TEXT_PREFIXES.items() if name.startswith(old)), name
+            )
+            if not plain.startswith(_VISION_PREFIXES):
+                tensors[plain] = stored
+        return replace(self, tensors=tensors)
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> StoredTensor:
         """A tensor by name. Raises CheckpointError if it is missing, or if its dtype or shape is not the expected."""

@@ -31,6 +31,19 @@ GRAPHS = {
     | {"Add", "Attention", "LessOrEqual", "RotaryEmbedding", "Sigmoid", "TensorScatter", "Transpose"},
     ("qwen3-tied", "portable", "fp32"): STANDARD
     | {"Add", "Attention", "LessOrEqual", "RotaryEmbedding", "Sigmoid", "TensorScatter", "Transpose"},
+    ("gemma2", "portable", "fp32"): STANDARD
+    | {"Add", "And", "Gelu", "Greater", "LessOrEqual", "RotaryEmbedding", "Softmax", "Sub", "Tanh", "TensorScatter"}
+    | {"Transpose", "Where"},
+    ("gemma2", "cpu", "fp32"): STANDARD
+    | {"Gelu", "Tanh", "com.microsoft.GroupQueryAttention", "com.microsoft.SkipSimplifiedLayerNormalization"},
+    ("olmo2", "cpu", "fp32"): STANDARD
+    | {
+        "Add",
+        "Split",
+        "com.microsoft.GroupQueryAttention",
+        "com.microsoft.QuickGelu",
+        "com.microsoft.SkipSimplifiedLayerNormalization",
+    },
     ("llama-untied", "cpu", "fp32"): STANDARD
     | {
         "com.microsoft.GroupQueryAttention",
