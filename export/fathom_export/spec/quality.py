@@ -91,7 +91,7 @@ class EncoderQuality:
     effort: EffortKey = "quick"
     evaluation_text: TextKey = ""
     min_cosine: Annotated[
-        float | None, Key("least cosine of any text's embedding to the reference's, by precision", minimum=0)
+        float | None, Key("least cosine of any text's embedding to the reference's (embed), by precision", minimum=0)
     ] = None
     min_rank_correlation: Annotated[
         float | None,
