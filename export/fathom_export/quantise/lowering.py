@@ -143,7 +143,8 @@ def _tokens(graph: "Float32Graph", source: Path, quantisation: Quantisation) -> 
 
 def _first_token(source: Path) -> int | None:
     """The token that begins the model's texts, or None if it has none."""
-    from fathom_export.decoder.architecture import CONFIG_FILE, read_json_object
+    from fathom_export.decoder.architecture import CONFIG_FILE
+    from fathom_export.decoder.config_values import read_json_object
 
     token = read_json_object(source / CONFIG_FILE).get("bos_token_id")
     return token if type(token) is int and token >= 0 else None
