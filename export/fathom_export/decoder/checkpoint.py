@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Self
@@ -16,6 +16,9 @@ from fathom_export.errors import CheckpointError
 
 WEIGHTS_FILE: Final = "model.safetensors"
 INDEX_FILE: Final = "model.safetensors.index.json"
+
+BLOCK_VALUES: Final = 16 * 1024 * 1024
+"""How much of a large tensor is in memory at once: 64 MiB of it in float32."""
 
 _PICKLE_PATTERNS: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
@@ -62,7 +65,7 @@ class StoredTensor:
 
     def read(self) -> npt.NDArray[np.float32]:
         """The values in float32, times the factor. Raises CheckpointError if any is infinite or not a number."""
-        values = self._map().astype(np.float32)
+        values = self._load().astype(np.float32)
         if self.factor != 1:
             values *= np.float32(self.factor)
         if not np.isfinite(values).all():
@@ -71,11 +74,21 @@ class StoredTensor:
 
     def equals(self, other: Self) -> bool:
         """Whether both hold the same values in the same dtype."""
-        same_form = self.dtype == other.dtype and self.shape == other.shape
-        return same_form and bool(np.array_equal(self._map(), other._map()))
+        if self.dtype != other.dtype or self.shape != other.shape:
+            return False
+        pairs = zip(self.row_blocks(), other.row_blocks(), strict=True)
+        return all(np.array_equal(some._load(), others._load()) for some, others in pairs)
 
-    def _map(self) -> npt.NDArray[Any]:
-        return np.memmap(self.path, dtype=_DTYPES[self.dtype], mode="r", offset=self.begin, shape=self.shape)
+    def row_blocks(self) -> Iterator[Self]:
+        """The same tensor in pieces of whole rows, each of about ``BLOCK_VALUES`` values."""
+        rows = max(1, BLOCK_VALUES // max(1, math.prod(self.shape[1:])))
+        for begin in range(0, self.shape[0], rows):
+            yield self.rows(begin, min(rows, self.shape[0] - begin))
+
+    def _load(self) -> npt.NDArray[Any]:
+        # Not a memory map, whose pages would count as this process's memory.
+        dtype, count = _DTYPES[self.dtype], math.prod(self.shape)
+        return np.fromfile(self.path, dtype, count, offset=self.begin).reshape(self.shape)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """A decoder's weights in the layouts that its graph reads, each computed from the checkpoint when it is written."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,6 +18,9 @@ INT8_MAX: Final = 127
 EMBEDDING: Final = "model.embed_tokens.weight"
 LM_HEAD: Final = "lm_head.weight"
 FINAL_NORM: Final = "model.norm.weight"
+
+Change = Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]
+"""Another form of rows of a matrix, each row's independent of the others."""
 
 _DERIVED: Final = "rotary_emb.inv_freq"
 """Old checkpoints store it; it follows from the configuration."""
@@ -42,30 +45,48 @@ class Matrix:
 
     def rows(self) -> Weight:
         """Float32 [outputs, inputs], as the checkpoint stores it."""
-        return Weight(self.name, ir.DataType.FLOAT, (self.outputs, self.inputs), self._read)
+        return self._weight("", ir.DataType.FLOAT, lambda rows: rows, transposed=False)
 
     def columns(self) -> Weight:
         """Float32 [inputs, outputs], as MatMul reads it."""
-        return Weight(self.name, ir.DataType.FLOAT, (self.inputs, self.outputs), lambda: _transposed(self._read()))
+        return self._weight("", ir.DataType.FLOAT, lambda rows: rows, transposed=True)
 
     def int8_rows(self) -> Weight:
         """Int8 [outputs, inputs]: each row over its ``int8_scales``."""
-        shape = (self.outputs, self.inputs)
-        return Weight(f"{self.name}.int8_rows", ir.DataType.INT8, shape, lambda: _quantize_rows(self._read()))
+        return self._weight(".int8_rows", ir.DataType.INT8, _quantize_rows, transposed=False)
 
     def int8_columns(self) -> Weight:
         """Int8 [inputs, outputs]: each column over its ``int8_scales``."""
-        shape = (self.inputs, self.outputs)
-        return Weight(f"{self.name}.int8", ir.DataType.INT8, shape, lambda: _transposed(_quantize_rows(self._read())))
+        return self._weight(".int8", ir.DataType.INT8, _quantize_rows, transposed=True)
 
     def int8_scales(self) -> Weight:
         """Float32 [outputs]: the largest magnitude of an output's weights over 127; 0 where all are 0."""
-        return Weight(f"{self.name}.scale", ir.DataType.FLOAT, (self.outputs,), lambda: _row_scales(self._read()))
+        read: Callable[[], npt.NDArray[np.float32]] = lambda: np.concatenate(  # noqa: E731
+            [_row_scales(rows) for rows in self._blocks()]
+        )
+        return Weight(f"{self.name}.scale", ir.DataType.FLOAT, (self.outputs,), read)
 
-    def _read(self) -> npt.NDArray[np.float32]:
-        if len(self.parts) == 1:
-            return self.parts[0].read()
-        return np.concatenate([part.read() for part in self.parts])
+    def _weight(self, suffix: str, dtype: ir.DataType, change: Change, *, transposed: bool) -> Weight:
+        """A form of the matrix that is made of a few of its rows at a time."""
+
+        def blocks() -> Iterator[npt.NDArray[Any]]:
+            for rows in self._blocks():
+                yield _transposed(change(rows)) if transposed else change(rows)
+
+        return Weight(
+            f"{self.name}{suffix}",
+            dtype,
+            (self.inputs, self.outputs) if transposed else (self.outputs, self.inputs),
+            lambda: np.concatenate(list(blocks()), axis=1 if transposed else 0),
+            blocks,
+            blocks_are_columns=transposed,
+        )
+
+    def _blocks(self) -> Iterator[npt.NDArray[np.float32]]:
+        """Float32 [some, inputs], in the order of the rows."""
+        for part in self.parts:
+            for block in part.row_blocks():
+                yield block.read()
 
 
 @dataclass(frozen=True, slots=True)
