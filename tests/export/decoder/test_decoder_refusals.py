@@ -1,6 +1,7 @@
 """Every source and setting that a decoder cannot be built from: what is said, and that nothing is left behind."""
 
 import json
+import re
 import shutil
 import struct
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tests.export.decoder.checkpoints import KINDS
 from transformers import CONFIG_MAPPING
 
 from fathom_export.decoder import DecoderArchitecture, build_decoder, eos_token_ids
@@ -240,6 +242,16 @@ def test_what_a_config_leaves_out_is_what_transformers_takes(model_type):
     assert local == (rope["sliding_attention"]["rope_theta"] if "sliding_attention" in rope else None)
 
 
+def test_the_readme_names_every_model_type_and_no_other():
+    """The table of architectures is that of the code, and each has a checkpoint in the tests."""
+    readme = (Path(__file__).parents[3] / "export" / "README.md").read_text(encoding="utf-8")
+    table = readme.split("## Decoders")[1].split("For each")[0]
+    cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")][1:]
+
+    assert sorted(re.findall(r"`([a-z0-9_]+)`", " ".join(cells))) == SUPPORTED == sorted(FAMILIES)
+    assert {name.replace("-", "_") for name in KINDS} >= {name for name in SUPPORTED if name not in ("llama", "qwen3")}
+
+
 @pytest.mark.parametrize(
     ("scaling", "theta", "local_theta"),
     [
@@ -269,7 +281,9 @@ def test_global_and_local_layers_have_rotary_bases_of_their_own(scaling, theta, 
 )
 def test_a_precision_that_the_dialect_lacks_is_refused(settings, source):
     """The valid pairs are named."""
-    assert "valid pairs: cpu: fp32, int8; portable: fp32" in refusal(source, InvalidPrecisionError, **settings)
+    message = refusal(source, InvalidPrecisionError, **settings)
+
+    assert "valid pairs: cpu: fp32, int8, int4; portable: fp32, fp16, fp8" in message
 
 
 @pytest.mark.parametrize("max_context", [0, -3, 257])
