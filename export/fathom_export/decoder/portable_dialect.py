@@ -88,7 +88,8 @@ class PortableDialect(Dialect):
         """Attention under a soft cap, in plain operators.
 
         The standard Attention has an attribute for it, but its specification first capped after masking, which lets
-        every masked key in, and was mended in place: runtimes differ. Gives float32 [batch, heads, sequence, head_dim].
+        every masked key in, and was mended in place (onnx/onnx#7865): runtimes differ. Gives float32
+        [batch, heads, sequence, head_dim].
         """
         graph, form = self._graph, self._architecture
         width, length = form.head_dim, self._max_context
