@@ -88,11 +88,11 @@ def write_checkpoint(folder: Path, model_type: str, head: str = "Model", **chang
     return folder
 
 
-def write_sentence_model(folder: Path, plain: Path, modules: list[Any], **transformer: Any) -> Path:
+def write_sentence_model(folder: Path, plain: Path, modules: list[Any]) -> Path:
     """Write a transformer's folder as sentence-transformers does, with modules behind it."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Transformer
 
-    first = Transformer(str(plain), max_seq_length=48, **transformer)
+    first = Transformer(str(plain), max_seq_length=48)
     SentenceTransformer(modules=[first, *modules], device="cpu").save(str(folder))
     return folder

@@ -57,7 +57,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a sentence model that lowers and has prompts, a cross-encoder and a classifier."""
     folder = tmp_path_factory.mktemp("encoders")
     plain = write_checkpoint(folder / "plain", "bert")
-    write_sentence_model(folder / "embed", plain, [Pooling(32), Normalize()], do_lower_case=True)
+    write_sentence_model(folder / "embed", plain, [Pooling(32), Normalize()])
+    lowering = folder / "embed" / "sentence_bert_config.json"
+    lowering.write_text(json.dumps({**json.loads(lowering.read_text()), "do_lower_case": True}))
     prompts = folder / "embed" / "config_sentence_transformers.json"
     content = {**json.loads(prompts.read_text()), "prompts": PROMPTS, "default_prompt_name": "other"}
     prompts.write_text(json.dumps(content))
@@ -95,7 +97,7 @@ def test_prompts_are_those_of_sentence_transformers(client: Client, sources: Pat
 
 
 def test_queries_and_documents_have_their_prompts(client: Client, sources: Path) -> None:
-    """``query`` and ``document`` are encode_query and encode_document, whatever the folder calls its prompts."""
+    """``query`` and ``document`` are encode_query and encode_document, with a prompt in the folder and without."""
     model = SentenceTransformer(str(sources / "embed"), device="cpu")
     for name, encode in (("query", model.encode_query), ("document", model.encode_document)):
         np.testing.assert_allclose(client.embed("embed", TEXTS, prompt_name=name).vectors, encode(TEXTS), atol=1e-4)

@@ -27,8 +27,6 @@ _POOLING_FLAGS: Final[dict[str, Pooling]] = {
 """Flags of folders older than sentence-transformers 6, in the order in which several are joined."""
 _LAYERS: Final = ("Dense", "LayerNorm", "Dropout", "Normalize")
 _PROMPTS_FILE: Final = "config_sentence_transformers.json"
-_DOCUMENT_PROMPTS: Final = (DOCUMENT, "passage", "corpus")
-"""Names that sentence-transformers tries in turn for the prompt of a document."""
 _PLACE: Final = "sentence_embedding"
 
 
@@ -184,8 +182,8 @@ def _next_dimension(layer: Layer, dimension: int) -> int:
 def _read_prompts(source: Path) -> tuple[dict[str, str], str]:
     """Prompts by name and the default one, '' for none.
 
-    ``query`` and ``document`` always have one, for these names are sentence-transformers' ``encode_query`` and
-    ``encode_document``.
+    ``query`` and ``document`` always have one, if only the empty one, as sentence-transformers' ``encode_query`` and
+    ``encode_document`` have it.
     """
     path = source / _PROMPTS_FILE
     config = read_json(path) if path.is_file() else {}
@@ -198,5 +196,4 @@ def _read_prompts(source: Path) -> tuple[dict[str, str], str]:
         raise SourceError(
             f"{path}: default_prompt_name is {default!r}, but prompts has {', '.join(prompts) or 'none'}; mend the file"
         )
-    document = next((prompts[name] for name in _DOCUMENT_PROMPTS if name in prompts), "")
-    return {QUERY: "", DOCUMENT: document, **prompts}, prompts[default] if default is not None else ""
+    return {QUERY: "", DOCUMENT: "", **prompts}, prompts[default] if default is not None else ""
