@@ -63,3 +63,13 @@ def exported_encoder(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) 
     flags = ["--name", "minilm", "--task", "embed", "--max-batch", "4", "--accept-quality", "random weights"]
     assert main([str(tiny_bert), *flags, "--repository", str(repository)]) == 0
     return repository
+
+
+@pytest.fixture(scope="session")
+def exported_fp8(tmp_path_factory: pytest.TempPathFactory, tiny_llm: Path) -> Path:
+    """A repository with an LLM whose graph quantises to fp8; tests copy it."""
+    repository = tmp_path_factory.mktemp("exported_fp8") / "models"
+    limits = ["--max-batch", "3", "--max-context", "64", "--prefill-chunk", "16", "--accept-quality", "random weights"]
+    flags = ["--name", "chatfp8", "--task", "generate", "--dialect", "portable", "--precision", "fp8", *limits]
+    assert main([str(tiny_llm), *flags, "--repository", str(repository)]) == 0
+    return repository
