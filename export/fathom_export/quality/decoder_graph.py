@@ -41,7 +41,8 @@ def open_session(
     settings.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
     settings.log_severity_level = 3
     # without VNNI instructions, products of u8 and s8 could overflow their 16-bit sums
-    entries = {"session.x64quantprecision": "1", **options}
+    # and several models take turns here: threads that spin between runs would keep the others' from their cores
+    entries = {"session.x64quantprecision": "1", "session.intra_op.allow_spinning": "0", **options}
     if isinstance(graph, bytes):
         entries[_WEIGHTS_FOLDER_OPTION] = str(weights)
     for name, value in entries.items():

@@ -1,7 +1,7 @@
 """A decoder's quality card: its logits, greedy tokens, answers and layers against the source and our fp32 graph."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -29,6 +29,7 @@ from fathom_server.text.tokenizer import TextTokenizer
 _TIE: Final = 5e-5
 """Two logits whose difference is less than this share of the largest magnitude are equal up to float32 rounding."""
 _SERIES_POINTS: Final = 400
+_LOGITS_BYTES: Final = 256 << 20
 _LM_HEAD: Final = "lm_head"
 _REFERENCE_FOLDER: Final = "fp32-reference"
 
@@ -45,7 +46,7 @@ class Budget:
 
 
 BUDGETS: Final[Mapping[str, Budget]] = {
-    "quick": Budget(tokens=6_000, questions=210, greedy_prompts=6, greedy_tokens=32, layer_texts=4),
+    "quick": Budget(tokens=4_000, questions=140, greedy_prompts=4, greedy_tokens=32, layer_texts=4),
     "full": Budget(tokens=200_000, questions=1_000_000, greedy_prompts=16, greedy_tokens=128, layer_texts=16),
 }
 
@@ -179,11 +180,12 @@ class DecoderJudge:
         self, references: Sequence[_Reference], tested: LogitModel, passages: Sequence[Passage]
     ) -> tuple[list[LogitComparison], dict[str, list[float]]]:
         statistics = [LogitStatistics() for _ in references]
-        for passage in passages:
-            logits = tested.logits(passage.token_ids, passage.positions)
-            targets = np.array(passage.targets, dtype=np.int64)
+        for group in self._groups(passages):
+            logits = [tested.logits(passage.token_ids, passage.positions) for passage in group]
             for reference, gathered in zip(references, statistics, strict=True):
-                gathered.add(reference.model.logits(passage.token_ids, passage.positions), logits, targets)
+                for passage, own in zip(group, logits, strict=True):
+                    theirs = reference.model.logits(passage.token_ids, passage.positions)
+                    gathered.add(theirs, own, np.array(passage.targets, dtype=np.int64))
         comparisons = [
             LogitComparison(reference.description, gathered.agreement())
             for reference, gathered in zip(references, statistics, strict=True)
@@ -193,6 +195,20 @@ class DecoderJudge:
         shares = np.linspace(0, 1, _SERIES_POINTS)
         quantiles = np.quantile(statistics[0].divergences, shares)
         return comparisons, {DIVERGENCES: [float(f"{value:.3g}") for value in quantiles]}
+
+    def _groups(self, passages: Sequence[Passage]) -> Iterator[list[Passage]]:
+        """Passages in groups whose logits fit into memory: models that take turns seldom disturb each other less."""
+        room = max(1, _LOGITS_BYTES // (4 * self._settings.graph.vocabulary))
+        group: list[Passage] = []
+        positions = 0
+        for passage in passages:
+            if group and positions + len(passage.positions) > room:
+                yield group
+                group, positions = [], 0
+            group.append(passage)
+            positions += len(passage.positions)
+        if group:
+            yield group
 
     def _token_parity(
         self, references: Sequence[_Reference], source: SourceDecoder | None, passages: Sequence[Passage]

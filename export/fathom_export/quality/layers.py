@@ -7,7 +7,7 @@ tensor, as a further input.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -85,13 +85,16 @@ def stream_points(graph: Any, output: str, output_layer: str) -> list[StreamPoin
             points.append(StreamPoint(layer, (node.input[0], norm) if is_sum else (norm,), is_sum=is_sum))
     if len({point.stream for point in points}) != len(points):
         return []
-    return [*points, StreamPoint(output_layer, (output,), is_sum=False)] if points else []
+    layers = Counter(point.name for point in points)
+    # the exporter keeps one of several equal weights, so norms that were never trained share their name
+    unique = [point if layers[point.name] == 1 else replace(point, name=point.tensors[-1]) for point in points]
+    return [*unique, StreamPoint(output_layer, (output,), is_sum=False)] if points else []
 
 
 def common_points(reference: Sequence[StreamPoint], tested: Sequence[StreamPoint]) -> list[StreamPoint]:
     """The points that both graphs have, in order."""
-    theirs = {point.name for point in reference}
-    return [point for point in tested if point.name in theirs]
+    theirs = {point.tensors for point in reference}
+    return [point for point in tested if point.tensors in theirs]
 
 
 def exposed(path: Path, points: Sequence[StreamPoint]) -> bytes:
