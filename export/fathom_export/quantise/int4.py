@@ -85,7 +85,7 @@ def dequantised(blocks: Blocks, inputs: int, bits: int) -> Floats:
     if blocks.zero_points is not None:
         zero_points = blocks.zero_points[..., np.newaxis].astype(np.float32)
     values = (blocks.codes.astype(np.float32) - zero_points) * blocks.scales[..., np.newaxis]
-    return np.asarray(values.reshape(len(values), -1)[:, :inputs], dtype=np.float32)
+    return np.ascontiguousarray(values.reshape(len(values), -1)[:, :inputs], dtype=np.float32)
 
 
 def packed(codes: Codes) -> Codes:
