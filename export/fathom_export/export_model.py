@@ -147,6 +147,7 @@ def _add_version(
 ) -> tuple[int, int]:
     """Number what was built and move it in; returns its version and the one that is served."""
     from fathom_export.passport import PASSPORT_FILE, Passport, find_passports, hash_outputs, now
+    from fathom_export.quantise.lowering import read_report
     from fathom_export.repository.staging import exclusive, swap_in
     from fathom_export.repository.versions import (
         arrange,
@@ -174,6 +175,7 @@ def _add_version(
             check=check,
             created=now(),
             files=hash_outputs(staging, names),
+            quantisation=read_report(staging / weights_model(spec) / str(version)),
         ).save(staging / weights_model(spec) / str(version) / PASSPORT_FILE)
         arrange(staging, repository, names, retained, served)
         earlier = {name for passport in find_passports(repository, spec.name).values() for name in passport.models}

@@ -5,7 +5,7 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,7 +70,8 @@ class Passport:
 
     ``models`` are the Triton models that it made, as this ``version`` of each. ``opsets`` gives the version of each
     operator set (the standard one is ``ai.onnx``), ``check`` the figures of the check that the graph passed, ``files``
-    the SHA-256 of every file written, by path in the repository.
+    the SHA-256 of every file written, by path in the repository, ``quantisation`` what the model was calibrated on and
+    what was found, empty where nothing was.
     """
 
     origin: Origin
@@ -82,6 +83,7 @@ class Passport:
     check: dict[str, float]
     created: str
     files: dict[str, str]
+    quantisation: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write the passport."""
