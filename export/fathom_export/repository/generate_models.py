@@ -101,22 +101,22 @@ def check_logits(version: Path, settings: EngineSettings, prompt: list[int]) -> 
 
 
 def _warmups(prompt: list[int], limits: EngineLimits) -> list[Warmup]:
-    """A full batch of short prompts, a prompt that fills a prefill chunk, and the longest.
+    """A short prompt, one that fills a prefill chunk, and the longest, whose later chunks find a past.
 
-    The first decodes in batches from all slots down to one; the later chunks of the last find a past.
+    One request each: Triton 2.51 crashes when it warms a decoupled model up with several at once.
     """
     longest = max(1, limits.max_context - _WARMUP_TOKENS)
-    lengths = dict.fromkeys((min(limits.prefill_chunk, longest), longest))
-    answer = min(_WARMUP_TOKENS, max(1, limits.max_context - 1))
-    shapes = [("full_batch", prompt[:longest], answer, limits.max_batch)]
-    shapes += [(f"prompt_{length}", (prompt * (length // len(prompt) + 1))[:length], answer, 1) for length in lengths]
+    answer = np.array([min(_WARMUP_TOKENS, max(1, limits.max_context - 1))], dtype=np.int32)
+    lengths = sorted({min(length, longest) for length in (len(prompt), limits.prefill_chunk, longest)})
     return [
         Warmup(
-            name,
-            {protocol.INPUT_IDS: np.array(ids, dtype=np.int32), protocol.MAX_TOKENS: np.array([tokens], np.int32)},
-            batch,
+            f"prompt_{length}",
+            {
+                protocol.INPUT_IDS: np.array((prompt * (length // len(prompt) + 1))[:length], dtype=np.int32),
+                protocol.MAX_TOKENS: answer,
+            },
         )
-        for name, ids, tokens, batch in shapes
+        for length in lengths
     ]
 
 
