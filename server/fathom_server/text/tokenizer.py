@@ -245,7 +245,7 @@ class _TemplateEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         return result
 
 
-def _filtered(node: jinja2.nodes.Expr, name: str, place: jinja2.nodes.Node) -> jinja2.nodes.Filter:
+def _filtered(node: Any, name: str, place: jinja2.nodes.Node) -> jinja2.nodes.Filter:
     return jinja2.nodes.Filter(node, name, [], [], None, None, lineno=place.lineno, environment=place.environment)
 
 
