@@ -56,4 +56,4 @@ class ActivationStatistics:
 
 def bin_edges() -> npt.NDArray[np.float64]:
     """Bounds of the histogram's bins, [bins + 1]."""
-    return np.exp2(SMALLEST_EXPONENT + np.arange(_BINS + 1) / BINS_PER_OCTAVE)
+    return np.asarray(np.exp2(SMALLEST_EXPONENT + np.arange(_BINS + 1) / BINS_PER_OCTAVE), dtype=np.float64)
