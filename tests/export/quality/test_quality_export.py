@@ -292,7 +292,7 @@ def test_an_encoders_card(tiny_bert: Path, tmp_path: Path) -> None:
     layers = [error["layer"] for error in found["layers"]]
     assert len(set(layers)) == len(layers) == 6  # the embedding, two halves of each of two layers, the pooling
     assert layers[-1] == "sentence_embedding"
-    assert all(0 < error["relative_l2"] < 0.2 for error in found["layers"][:-1])
+    assert all(0 < error["relative_l2"] < 0.2 for error in found["layers"][1:-1])
 
 
 def test_an_encoder_that_misses_a_threshold_is_not_written(tiny_bert: Path, tmp_path: Path) -> None:
