@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from fathom_client._async import AsyncClient
     from fathom_client._options import GenerateOptions, Message
     from fathom_client._results import (
+        Classification,
         Embeddings,
         Generation,
         GenerationChunk,
         ModelInfo,
         ModelMetadata,
+        Rerank,
         ServerMetadata,
         TensorMetadata,
     )
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncClient",
     "AsyncGenerationStream",
+    "Classification",
     "Client",
     "ClientClosedError",
     "DeadlineExceededError",
@@ -64,6 +67,7 @@ __all__ = [
     "OverloadedError",
     "ProtocolError",
     "RequestCancelledError",
+    "Rerank",
     "ServerError",
     "ServerMetadata",
     "ServerUnavailableError",
@@ -76,11 +80,13 @@ _HOMES: Final = {
     "_async": ("AsyncClient",),
     "_options": ("GenerateOptions", "Message"),
     "_results": (
+        "Classification",
         "Embeddings",
         "Generation",
         "GenerationChunk",
         "ModelInfo",
         "ModelMetadata",
+        "Rerank",
         "ServerMetadata",
         "TensorMetadata",
     ),

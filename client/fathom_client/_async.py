@@ -11,10 +11,18 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from fathom_client import _channel, _requests, _responses
 from fathom_client._address import DEFAULT_URL, check_url
-from fathom_client._embedding import EmbedPlan, plan_embed
+from fathom_client._encoding import EncodePlan, classify_columns, embed_columns, plan_encode, rerank_columns
 from fathom_client._health import ReadinessWait, is_unreachable
 from fathom_client._options import GenerateOptions, Message
-from fathom_client._results import Embeddings, Generation, ModelInfo, ModelMetadata, ServerMetadata
+from fathom_client._results import (
+    Classification,
+    Embeddings,
+    Generation,
+    ModelInfo,
+    ModelMetadata,
+    Rerank,
+    ServerMetadata,
+)
 from fathom_client._status import CallContext, closed_client, error_of_status, with_models
 from fathom_client._streams import AsyncGenerationStream, is_task_cancelled
 from fathom_client._timeouts import Timeout, as_timeout
@@ -75,26 +83,55 @@ class AsyncClient:
         model: str,
         texts: str | Sequence[str],
         *,
+        prompt_name: str | None = None,
         truncate: bool = False,
         batch_size: int | None = None,
         timeout_s: float | None = None,
     ) -> Embeddings:
         """Return one vector a text, in order.
 
+        ``prompt_name`` chooses the prompt that the model puts before each text: ``"query"``, ``"document"`` or one of
+        its own; without it the model's default. A text that is too long for the model is refused, or cut with
+        ``truncate``. ``batch_size`` texts travel in one request, by default as many as the model takes. ``timeout_s``
+        is for all texts together.
+        """
+        columns = embed_columns(texts, prompt_name)
+        return _responses.embeddings(model, await self._encode(model, columns, truncate, batch_size, timeout_s))
+
+    async def rerank(
+        self,
+        model: str,
+        query: str,
+        documents: Sequence[str],
+        *,
+        truncate: bool = False,
+        batch_size: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Rerank:
+        """Return how well each document answers the query, in the order of the documents.
+
+        A pair that is too long for the model is refused, or its longer text cut with ``truncate``. ``batch_size`` pairs
+        travel in one request, by default as many as the model takes. ``timeout_s`` is for all documents together.
+        """
+        columns = rerank_columns(query, documents)
+        return _responses.rerank(model, await self._encode(model, columns, truncate, batch_size, timeout_s))
+
+    async def classify(
+        self,
+        model: str,
+        texts: str | Sequence[str],
+        *,
+        truncate: bool = False,
+        batch_size: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Classification:
+        """Return the labels' probabilities for each text, in order.
+
         A text that is too long for the model is refused, or cut with ``truncate``. ``batch_size`` texts travel in one
         request, by default as many as the model takes. ``timeout_s`` is for all texts together.
         """
-        limit_s = self._timeout.request_s if timeout_s is None else timeout_s
-        plan = plan_embed(self._url, model, texts, truncate, batch_size, limit_s)
-        batches = plan.batches(plan.batch_size or await self._max_batch_size(model))
-        slots = asyncio.Semaphore(_channel.IN_FLIGHT_BATCHES)
-        tasks = [asyncio.create_task(self._embed_batch(batch, plan, slots)) for batch in batches]
-        try:
-            responses = await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-        return _responses.embeddings(model, responses, batches)
+        columns = classify_columns(texts)
+        return _responses.classification(model, await self._encode(model, columns, truncate, batch_size, timeout_s))
 
     async def is_live(self) -> bool:
         """Whether a server answers."""
@@ -169,8 +206,29 @@ class AsyncClient:
         )
         return AsyncGenerationStream(call, context, self._explain)
 
-    async def _embed_batch(
-        self, request: service_pb2.ModelInferRequest, plan: EmbedPlan, slots: asyncio.Semaphore
+    async def _encode(
+        self,
+        model: str,
+        columns: Mapping[str, Sequence[bytes]],
+        truncate: bool,
+        batch_size: int | None,
+        timeout_s: float | None,
+    ) -> list[_responses.BatchAnswer]:
+        """Send the rows in batches; return each batch's answer, in order."""
+        limit_s = self._timeout.request_s if timeout_s is None else timeout_s
+        plan = plan_encode(self._url, model, columns, truncate, batch_size, limit_s)
+        batches = plan.batches(plan.batch_size or await self._max_batch_size(model))
+        slots = asyncio.Semaphore(_channel.IN_FLIGHT_BATCHES)
+        tasks = [asyncio.create_task(self._send_batch(batch, plan, slots)) for batch in batches]
+        try:
+            responses = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        return list(zip(responses, batches, strict=True))
+
+    async def _send_batch(
+        self, request: service_pb2.ModelInferRequest, plan: EncodePlan, slots: asyncio.Semaphore
     ) -> service_pb2.ModelInferResponse:
         async with slots:
             limit_s = plan.give_time(request)

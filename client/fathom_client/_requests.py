@@ -86,24 +86,27 @@ def generate_request(
     return request, timeout_s
 
 
-def embed_request(model: str, texts: Sequence[bytes], truncate: bool) -> service_pb2.ModelInferRequest:
-    """Build the request of one batch: ``text_input`` and ``truncate`` [texts, 1]."""
+def encode_request(model: str, columns: Mapping[str, Sequence[bytes]], truncate: bool) -> service_pb2.ModelInferRequest:
+    """Build the request of one batch of an encoder: each column of texts, and ``truncate``, as [rows, 1]."""
     request = service_pb2.ModelInferRequest(model_name=model, id=_request_id(None))
-    _add(request, protocol.TEXT_INPUT, "BYTES", len(texts), b"".join(map(_bytes_element, texts)), columns=1)
+    rows = 0
+    for name, texts in columns.items():
+        rows = len(texts)
+        _add(request, name, "BYTES", rows, b"".join(map(_bytes_element, texts)), columns=1)
     if truncate:
-        _add(request, protocol.TRUNCATE, "BOOL", len(texts), _YES * len(texts), columns=1)
+        _add(request, protocol.TRUNCATE, "BOOL", rows, _YES * rows, columns=1)
     return request
 
 
-def embed_texts(texts: str | Sequence[str]) -> list[bytes]:
+def utf8_texts(name: str, texts: str | Sequence[str]) -> list[bytes]:
     """Return the texts' UTF-8 bytes; raise InvalidArgumentError naming the text that is wrong."""
     if isinstance(texts, str):
-        return [check_text("texts", texts)]
+        return [check_text(name, texts)]
     if not isinstance(texts, Sequence):
-        raise InvalidArgumentError(f"texts is a {type(texts).__name__}; give a str or a list of str")
+        raise InvalidArgumentError(f"{name} is a {type(texts).__name__}; give a str or a list of str")
     if not texts:
-        raise InvalidArgumentError("texts is empty; give at least one text")
-    return [check_text(f"texts[{index}]", text) for index, text in enumerate(texts)]
+        raise InvalidArgumentError(f"{name} is empty; give at least one text")
+    return [check_text(f"{name}[{index}]", text) for index, text in enumerate(texts)]
 
 
 def check_model(model: object) -> str:

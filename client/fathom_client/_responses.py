@@ -1,6 +1,7 @@
 """``ModelInferResponse`` → results; whatever the protocol does not have is a ProtocolError."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -10,17 +11,22 @@ from tritonclient.grpc import service_pb2
 from fathom_client import protocol
 from fathom_client._requests import FINAL_PARAMETER
 from fathom_client._results import (
+    Classification,
     Embeddings,
     Generation,
     GenerationChunk,
     ModelInfo,
     ModelMetadata,
+    Rerank,
     ServerMetadata,
     TensorMetadata,
 )
 from fathom_client.errors import ProtocolError
 
 _INTEGER_DATATYPES: Final = {"INT32": "<i4", "UINT32": "<u4", "INT64": "<i8", "UINT64": "<u8"}
+
+BatchAnswer = tuple[service_pb2.ModelInferResponse, service_pb2.ModelInferRequest]
+"""The response to one batch, and its request."""
 
 
 class Answer:
@@ -100,33 +106,64 @@ class Answer:
         )
 
 
-def embeddings(
-    model: str,
-    responses: Sequence[service_pb2.ModelInferResponse],
-    requests: Sequence[service_pb2.ModelInferRequest],
-) -> Embeddings:
-    """Join the responses to an embedding's batches; raises ProtocolError."""
+def embeddings(model: str, answers: Sequence[BatchAnswer]) -> Embeddings:
+    """Join the answers to an embedding's batches; raises ProtocolError."""
     vectors: list[npt.NDArray[np.float32]] = []
     counts: list[int] = []
-    for response, request in zip(responses, requests, strict=True):
-        size = int(request.inputs[0].shape[0])
-        try:
-            vectors.append(_vectors(response, size))
+    for response, request in answers:
+        with _fitting(model, request, "an embedding") as size:
+            vectors.append(_rows(response, protocol.SENTENCE_EMBEDDING, size))
             counts.extend(_counts(response, size))
-        except (KeyError, ValueError) as error:
-            raise ProtocolError(
-                f"the response to {size} texts does not fit ({error!r}); is {model!r} an embedding model of this "
-                "version of Fathom?",
-                model=model,
-                request_id=request.id,
-            ) from error
     return Embeddings(np.concatenate(vectors), tuple(counts), model)
 
 
-def _vectors(response: service_pb2.ModelInferResponse, size: int) -> npt.NDArray[np.float32]:
-    datatype, shape, content = _tensor(response, protocol.SENTENCE_EMBEDDING)
-    if datatype != "FP32" or len(shape) != 2 or shape[0] != size:
-        raise ValueError(f"{protocol.SENTENCE_EMBEDDING} is {datatype} {shape}")
+def rerank(model: str, answers: Sequence[BatchAnswer]) -> Rerank:
+    """Join the answers to a reranking's batches; raises ProtocolError."""
+    scores: list[npt.NDArray[np.float32]] = []
+    counts: list[int] = []
+    for response, request in answers:
+        with _fitting(model, request, "a reranking") as size:
+            scores.append(_rows(response, protocol.SCORE, size, columns=1)[:, 0])
+            counts.extend(_counts(response, size))
+    return Rerank(np.concatenate(scores), tuple(counts), model)
+
+
+def classification(model: str, answers: Sequence[BatchAnswer]) -> Classification:
+    """Join the answers to a classification's batches; raises ProtocolError."""
+    scores: list[npt.NDArray[np.float32]] = []
+    counts: list[int] = []
+    labels: tuple[str, ...] = ()
+    for response, request in answers:
+        with _fitting(model, request, "a classifying") as size:
+            datatype, _, content = _tensor(response, protocol.LABELS)
+            names = _strings((datatype, content))
+            labels = tuple(names[: len(names) // size])
+            scores.append(_rows(response, protocol.SCORES, size, columns=len(labels)))
+            counts.extend(_counts(response, size))
+    return Classification(np.concatenate(scores), labels, tuple(counts), model)
+
+
+@contextlib.contextmanager
+def _fitting(model: str, request: service_pb2.ModelInferRequest, kind: str) -> Iterator[int]:
+    """Give the number of rows that a batch has; a response that does not fit it becomes a ProtocolError."""
+    size = int(request.inputs[0].shape[0])
+    try:
+        yield size
+    except (KeyError, ValueError) as error:
+        raise ProtocolError(
+            f"the response to {size} texts does not fit ({error!r}); is {model!r} {kind} model of this version of "
+            "Fathom?",
+            model=model,
+            request_id=request.id,
+        ) from error
+
+
+def _rows(
+    response: service_pb2.ModelInferResponse, name: str, size: int, columns: int | None = None
+) -> npt.NDArray[np.float32]:
+    datatype, shape, content = _tensor(response, name)
+    if datatype != "FP32" or len(shape) != 2 or shape[0] != size or columns not in (None, shape[1]):
+        raise ValueError(f"{name} is {datatype} {shape}")
     return np.frombuffer(content, dtype="<f4").reshape(shape)
 
 

@@ -43,6 +43,41 @@ class Embeddings:
     model: str
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Rerank:
+    """``scores``: float32 [documents], in the order of the documents, in the model's own scale; higher is better.
+
+    ``num_input_tokens`` is one number a pair.
+    """
+
+    scores: "npt.NDArray[np.float32]"
+    num_input_tokens: tuple[int, ...]
+    model: str
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Positions of the documents, the best first; equal ones as they were given."""
+        return tuple((-self.scores).argsort(kind="stable").tolist())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Classification:
+    """``scores``: float32 [texts, labels], a probability for each of ``labels``; ``num_input_tokens``: one a text.
+
+    Of a model that gives one label a text they add up to 1 in each row; of one that gives any number they do not.
+    """
+
+    scores: "npt.NDArray[np.float32]"
+    labels: tuple[str, ...]
+    num_input_tokens: tuple[int, ...]
+    model: str
+
+    @property
+    def top_labels(self) -> tuple[str, ...]:
+        """The most probable label of each text."""
+        return tuple(self.labels[best] for best in self.scores.argmax(axis=1).tolist())
+
+
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """A model in the server's repository.

@@ -67,10 +67,10 @@ def broken_stream(answer: Answer, call: CallContext, cause: FathomError | None) 
     )
 
 
-def late_embed(call: CallContext) -> DeadlineExceededError:
-    """Name an embedding whose time was up before its last batch was sent."""
+def late_texts(call: CallContext) -> DeadlineExceededError:
+    """Name a call of an encoder whose time was up before its last batch was sent."""
     return DeadlineExceededError(
-        f"{call.model}: not all texts were embedded within {call.timeout_s:g} s; allow more time or send fewer",
+        f"{call.model}: not all texts were answered within {call.timeout_s:g} s; allow more time or send fewer",
         code="DEADLINE_EXCEEDED",
         model=call.model,
         request_id=call.request_id,

@@ -1,4 +1,4 @@
-"""``fathom-client``: generate, chat, embed, and look at a server, from the command line."""
+"""``fathom-client``: generate, chat, embed, rerank, classify, and look at a server, from the command line."""
 
 import argparse
 import json
@@ -95,10 +95,38 @@ def chat(client: "Client", options: argparse.Namespace) -> int:
 
 def embed(client: "Client", options: argparse.Namespace) -> int:
     """Print one line of JSON a text."""
-    texts = _stdin().removesuffix("\n").split("\n") if options.texts == ["-"] else options.texts
-    embeddings = client.embed(options.model, texts, truncate=options.truncate, batch_size=options.batch_size)
+    texts = _texts(options.texts)
+    embeddings = client.embed(
+        options.model,
+        texts,
+        prompt_name=options.prompt_name,
+        truncate=options.truncate,
+        batch_size=options.batch_size,
+    )
     for text, vector, count in zip(texts, embeddings.vectors, embeddings.num_input_tokens, strict=True):
         line = {"text": text, "num_input_tokens": count, "embedding": vector.tolist()}
+        print(json.dumps(line, ensure_ascii=False))
+    return 0
+
+
+def rerank(client: "Client", options: argparse.Namespace) -> int:
+    """Print one line of JSON a document, the best first."""
+    documents = _texts(options.documents)
+    result = client.rerank(
+        options.model, options.query, documents, truncate=options.truncate, batch_size=options.batch_size
+    )
+    for position in result.order:
+        line = {"score": float(result.scores[position]), "position": position, "document": documents[position]}
+        print(json.dumps(line, ensure_ascii=False))
+    return 0
+
+
+def classify(client: "Client", options: argparse.Namespace) -> int:
+    """Print one line of JSON a text."""
+    texts = _texts(options.texts)
+    result = client.classify(options.model, texts, truncate=options.truncate, batch_size=options.batch_size)
+    for text, label, scores in zip(texts, result.top_labels, result.scores.tolist(), strict=True):
+        line = {"text": text, "label": label, "scores": dict(zip(result.labels, scores, strict=True))}
         print(json.dumps(line, ensure_ascii=False))
     return 0
 
@@ -127,6 +155,10 @@ def _print_models(infos: "Sequence[ModelInfo]", *, with_reason: bool) -> None:
 def _sampling(options: argparse.Namespace) -> "GenerateOptions":
     names = ("max_tokens", "temperature", "top_k", "top_p", "seed", "repetition_penalty", "stop")
     return cast("GenerateOptions", {name: getattr(options, name) for name in names})
+
+
+def _texts(given: list[str]) -> list[str]:
+    return _stdin().removesuffix("\n").split("\n") if given == ["-"] else given
 
 
 def _stdin() -> str:
@@ -165,8 +197,21 @@ def _parser() -> argparse.ArgumentParser:
     added = command("embed", embed, "print the embeddings of texts as JSON lines")
     added.add_argument("texts", metavar="TEXT", nargs="+", help="the texts, or - for the lines of standard input")
     added.add_argument("--model", default="minilm", help="embedding model (default: %(default)s)")
-    added.add_argument("--truncate", action="store_true", help="cut texts that are too long instead of refusing them")
-    added.add_argument("--batch-size", type=int, metavar="N", help="texts in one request (default: the model's limit)")
+    added.add_argument(
+        "--prompt-name", metavar="NAME", help="the model's prompt before each text: query, document, ..."
+    )
+    _add_batching(added)
+
+    added = command("rerank", rerank, "print documents as JSON lines, the one that answers a query best first")
+    added.add_argument("query", metavar="QUERY", help="the query")
+    added.add_argument("documents", metavar="DOCUMENT", nargs="+", help="documents, or - for standard input's lines")
+    added.add_argument("--model", required=True, help="reranking model")
+    _add_batching(added)
+
+    added = command("classify", classify, "print the labels of texts as JSON lines")
+    added.add_argument("texts", metavar="TEXT", nargs="+", help="the texts, or - for the lines of standard input")
+    added.add_argument("--model", required=True, help="classifying model")
+    _add_batching(added)
 
     command("status", status, "show the server and its models; exit 1 if it is not ready")
     command("models", models, "list the models")
@@ -184,6 +229,11 @@ def _add_connection(parser: argparse.ArgumentParser, url: str, timeout_s: float 
         metavar="SECONDS",
         help=f"time for a whole answer (default: {DEFAULT_TIMEOUT_S:g})",
     )
+
+
+def _add_batching(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--truncate", action="store_true", help="cut texts that are too long instead of refusing them")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="rows in one request (default: the model's limit)")
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:

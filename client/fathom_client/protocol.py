@@ -54,6 +54,13 @@ OUTPUT_IDS: Final = "output_ids"
 ATTENTION_MASK: Final = "attention_mask"
 TRUNCATE: Final = "truncate"
 SENTENCE_EMBEDDING: Final = "sentence_embedding"
+TOKEN_TYPE_IDS: Final = "token_type_ids"  # noqa: S105 # a tensor
+PROMPT_NAME: Final = "prompt_name"
+QUERY: Final = "query"
+DOCUMENT: Final = "document"
+SCORE: Final = "score"
+SCORES: Final = "scores"
+LABELS: Final = "labels"
 
 GENERATE_INPUTS: Final = (
     TensorSpec(TEXT_INPUT, "BYTES", (1,), optional=True),
@@ -103,8 +110,10 @@ TOKENIZE_OUTPUTS: Final = (
 EMBED_INPUTS: Final = (
     TensorSpec(TEXT_INPUT, "BYTES", (1,)),
     TensorSpec(TRUNCATE, "BOOL", (1,), optional=True),
+    TensorSpec(PROMPT_NAME, "BYTES", (1,), optional=True),
 )
-"""Inputs of an embedding ensemble (batched). Without ``truncate`` a text that is too long is refused."""
+"""Inputs of an embedding ensemble (batched). Without ``truncate`` a text that is too long is refused. ``prompt_name``
+chooses the prompt before the text: ``query`` and ``document`` are known to every model, and the model's own names."""
 
 EMBED_OUTPUTS: Final = (
     TensorSpec(SENTENCE_EMBEDDING, "FP32", (VARIABLE,)),
@@ -112,11 +121,39 @@ EMBED_OUTPUTS: Final = (
 )
 """Outputs of an embedding ensemble (batched): the vector, and how many tokens the text had after truncation."""
 
+RERANK_INPUTS: Final = (
+    TensorSpec(QUERY, "BYTES", (1,)),
+    TensorSpec(DOCUMENT, "BYTES", (1,)),
+    TensorSpec(TRUNCATE, "BOOL", (1,), optional=True),
+)
+"""Inputs of a reranking ensemble (batched): each row is a pair; ``truncate`` cuts the longer of its two texts first."""
+
+RERANK_OUTPUTS: Final = (
+    TensorSpec(SCORE, "FP32", (1,)),
+    TensorSpec(NUM_INPUT_TOKENS, "UINT32", (1,)),
+)
+"""Outputs of a reranking ensemble (batched): how well the document answers the query, in the model's own scale."""
+
+CLASSIFY_INPUTS: Final = (
+    TensorSpec(TEXT_INPUT, "BYTES", (1,)),
+    TensorSpec(TRUNCATE, "BOOL", (1,), optional=True),
+)
+"""Inputs of a classifying ensemble (batched)."""
+
+CLASSIFY_OUTPUTS: Final = (
+    TensorSpec(SCORES, "FP32", (VARIABLE,)),
+    TensorSpec(LABELS, "BYTES", (VARIABLE,)),
+    TensorSpec(NUM_INPUT_TOKENS, "UINT32", (1,)),
+)
+"""Outputs of a classifying ensemble (batched): a probability for each label (of one label a text they add up to 1), and
+the labels' names in the same order, the same for every text."""
+
 ENCODER_INPUTS: Final = (
     TensorSpec(INPUT_IDS, "INT64", (VARIABLE,)),
     TensorSpec(ATTENTION_MASK, "INT64", (VARIABLE,)),
 )
-"""Inputs of an encoder, and with ``num_input_tokens`` the outputs of its tokenizer model (batched)."""
+"""Inputs of an encoder, and with ``num_input_tokens`` the outputs of its tokenizer model (batched). Encoders of
+pairs may take ``token_type_ids`` of the same form besides."""
 
 # ---- KServe request parameters ----
 TIMEOUT_PARAMETER: Final = "timeout"

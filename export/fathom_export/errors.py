@@ -9,6 +9,8 @@ ExportError
 ├── SourceError                   the source cannot be found or fetched
 ├── MissingExtraError             a package is not installed that this export needs
 ├── ParityError                   the exported graph does not do what the source model does
+├── QualityError                  the export is measurably worse than its thresholds allow
+├── PlanError                    a TensorRT plan cannot be built from this graph, here
 └── RepositoryError               the model repository cannot be written
 """
 
@@ -49,5 +51,13 @@ class ParityError(ExportError):
     """The exported graph does not do what the source model does."""
 
 
+class QualityError(ExportError):
+    """The export is measurably worse than its thresholds allow; the message lists the figures."""
+
+
 class RepositoryError(ExportError):
     """The model repository cannot be written."""
+
+
+class PlanError(ExportError):
+    """A TensorRT plan cannot be built from this graph, with this TensorRT, on this GPU."""

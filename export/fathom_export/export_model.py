@@ -3,11 +3,15 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from fathom_export.errors import ExportError, SourceError
-from fathom_export.spec import EmbedSpec, GenerateSpec, ModelSpec, model_names
+from fathom_export.spec import GenerateSpec, ModelSpec, model_names, weights_model
 from fathom_server.errors import SettingsError
+
+if TYPE_CHECKING:
+    from fathom_export.passport import Origin
+    from fathom_export.sources import Source
 
 
 class Reporter(Protocol):
@@ -24,54 +28,159 @@ class Reporter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one model; ``files_bytes`` is the size of all its Triton models' files."""
+    """What became of one model.
+
+    ``version`` is the version that was written or found up to date, ``served`` the one that is served; ``files_bytes``
+    is the size of all its Triton models' files, of every version kept.
+    """
 
     name: str
     models: tuple[str, ...]
+    version: int
+    served: int
     was_up_to_date: bool
     files_bytes: int
     duration_s: float
 
 
-def export_model(spec: ModelSpec, base: Path, repository: Path, reporter: Reporter, *, force: bool = False) -> Outcome:
+def export_model(
+    spec: ModelSpec,
+    base: Path,
+    repository: Path,
+    reporter: Reporter,
+    *,
+    force: bool = False,
+    promote: bool = True,
+    accept_quality: str | None = None,
+) -> Outcome:
     """Export a model unless the repository has it already, made from the same files, settings and versions.
 
-    Relative sources are sought under ``base``. Its Triton models come into the repository together; if anything fails,
-    what was there stays. Raises ExportError.
+    Relative sources are sought under ``base``. What is built becomes the next version of its Triton models, served
+    unless ``promote`` is false, beside as many older ones as the spec keeps. They come into the repository together; if
+    anything fails, what was there stays. A quality card that misses its thresholds fails, unless ``accept_quality``
+    gives the reason why it may pass, which the card records. Raises ExportError.
     """
-    from fathom_export.passport import PASSPORT_FILE, Origin, Passport, hash_outputs, now
-    from fathom_export.repository.model_config import VERSION
-    from fathom_export.repository.staging import staged, swap_in
-    from fathom_export.sources import resolve_source
+    from fathom_export.repository.staging import staged
 
     begin = time.monotonic()
     names = model_names(spec)
     reporter.begin(spec.name, f"finding {spec.source}")
+    source, origin = find_origin(spec, base)
+    reporter.begin(spec.name, "comparing with what is there")
+    version = None if force else _version_of(origin, repository, spec)
+    is_new = version is None
+    if version is not None:
+        served = _tidy(spec, repository, version)
+    else:
+        with staged(repository, spec.name) as staging:
+            opsets, check = _build(spec, source.folder, staging, reporter)
+            _judge(spec, source.folder, staging, reporter, accept_quality)
+            version, served = _add_version(spec, origin, repository, staging, opsets, check, promote=promote)
+    return Outcome(spec.name, names, version, served, not is_new, _size(repository, names), time.monotonic() - begin)
+
+
+def find_origin(spec: ModelSpec, base: Path, *, fetch: bool = True) -> tuple["Source", "Origin"]:
+    """The source and everything else that decides what an export would make now; raises SourceError.
+
+    Without ``fetch`` nothing is downloaded.
+    """
+    from fathom_export.passport import Origin
+    from fathom_export.sources import resolve_source
+
     try:
-        source = resolve_source(spec.source, base)
-        reporter.begin(spec.name, "comparing with what is there")
-        origin = Origin.of(spec, source)
+        source = resolve_source(spec.source, base, fetch=fetch)
+        return source, Origin.of(spec, source)
     except OSError as error:
         raise SourceError(f"{spec.source} cannot be fetched or read: {error}") from error
-    weights_model = names[0] if isinstance(spec, GenerateSpec) else names[2]
-    passport_path = Path(weights_model) / VERSION / PASSPORT_FILE
-    passport = Passport.load(repository / passport_path)
-    if not force and passport is not None and passport.matches(origin, repository):
-        return Outcome(spec.name, names, True, _size(repository, names), time.monotonic() - begin)
 
-    with staged(repository, spec.name) as staging:
-        opsets, check = _build(spec, source.folder, staging, reporter)
+
+def _version_of(origin: "Origin", repository: Path, spec: ModelSpec) -> int | None:
+    """The newest kept version that was made from this very origin and is whole."""
+    from fathom_export.passport import find_passports
+    from fathom_export.repository.versions import kept_versions
+
+    kept = kept_versions(repository, model_names(spec))
+    passports = find_passports(repository, spec.name)
+    return next(
+        (
+            version
+            for version in reversed(kept)
+            if version in passports and passports[version].matches(origin, repository)
+        ),
+        None,
+    )
+
+
+def _tidy(spec: ModelSpec, repository: Path, version: int) -> int:
+    """Mend an edited config.pbtxt, and remove versions that the spec keeps no more; returns the version served."""
+    from fathom_export.repository.staging import exclusive, staged, swap_in
+    from fathom_export.repository.versions import (
+        arrange,
+        edited_configs,
+        kept_versions,
+        retained_versions,
+        served_version,
+    )
+
+    names = model_names(spec)
+    kept = kept_versions(repository, names)
+    served = served_version(repository, names)
+    if served not in kept:
+        served = version
+    retained = retained_versions({*kept}, served, spec.serving.keep_versions)
+    if retained != kept or edited_configs(repository, names, served):
+        with staged(repository, spec.name) as staging, exclusive(repository):
+            arrange(staging, repository, names, retained, served)
+            swap_in(staging, repository, names)
+    return served
+
+
+def _add_version(
+    spec: ModelSpec,
+    origin: "Origin",
+    repository: Path,
+    staging: Path,
+    opsets: dict[str, int],
+    check: dict[str, float],
+    *,
+    promote: bool,
+) -> tuple[int, int]:
+    """Number what was built and move it in; returns its version and the one that is served."""
+    from fathom_export.passport import PASSPORT_FILE, Passport, find_passports, hash_outputs, now
+    from fathom_export.quantise.lowering import read_report
+    from fathom_export.repository.staging import exclusive, swap_in
+    from fathom_export.repository.versions import (
+        arrange,
+        kept_versions,
+        next_version,
+        number_models,
+        retained_versions,
+        served_version,
+    )
+
+    names = model_names(spec)
+    with exclusive(repository):
+        version = next_version(repository, names)
+        kept, before = kept_versions(repository, names), served_version(repository, names)
+        served = version if promote or before not in kept or before is None else before
+        retained = retained_versions({*kept, version}, served, spec.serving.keep_versions)
+        number_models(staging, names, version)
         Passport(
             origin=origin,
+            models=names,
+            version=version,
             precision=spec.precision,
             dialect=spec.dialect if isinstance(spec, GenerateSpec) else None,
             opsets=opsets,
             check=check,
             created=now(),
             files=hash_outputs(staging, names),
-        ).save(staging / passport_path)
-        swap_in(staging, repository, names)
-    return Outcome(spec.name, names, False, _size(repository, names), time.monotonic() - begin)
+            quantisation=read_report(staging / weights_model(spec) / str(version)),
+        ).save(staging / weights_model(spec) / str(version) / PASSPORT_FILE)
+        arrange(staging, repository, names, retained, served)
+        earlier = {name for passport in find_passports(repository, spec.name).values() for name in passport.models}
+        swap_in(staging, repository, names, sorted(earlier - {*names}))
+    return version, served
 
 
 def _build(spec: ModelSpec, source: Path, staging: Path, reporter: Reporter) -> tuple[dict[str, int], dict[str, float]]:
@@ -83,10 +192,10 @@ def _build(spec: ModelSpec, source: Path, staging: Path, reporter: Reporter) -> 
 
     reporter.begin(spec.name, f"building the {spec.precision} graph")
     try:
-        if isinstance(spec, EmbedSpec):
-            from fathom_export.repository.embed_models import write_embed_models
+        if not isinstance(spec, GenerateSpec):
+            from fathom_export.repository.encoder_models import write_encoder_models
 
-            graph = write_embed_models(spec, source, staging, reporter.advance)
+            graph = write_encoder_models(spec, source, staging, reporter.advance)
             return graph.opsets, graph.check
         from fathom_export.repository.generate_models import write_generate_models
 
@@ -96,6 +205,26 @@ def _build(spec: ModelSpec, source: Path, staging: Path, reporter: Reporter) -> 
         raise ExportError(f"{spec.name}: {error}") from error
     except TextError as error:
         raise ExportError(f"{source}: the tokenizer cannot be used: {error}") from error
+
+
+def _judge(spec: ModelSpec, source: Path, staging: Path, reporter: Reporter, accept: str | None) -> None:
+    """Write the quality card beside the weights; raises QualityError where it misses its thresholds."""
+    from fathom_export.quality.judge import write_card
+    from fathom_export.repository.model_config import VERSION
+    from fathom_export.repository.staging import FP32_COPY
+
+    reporter.begin(spec.name, "judging its quality")
+    fp32_copy = staging / FP32_COPY
+    version = staging / weights_model(spec) / VERSION
+    write_card(
+        spec,
+        source,
+        version,
+        staging,
+        fp32_copy if fp32_copy.is_file() else None,
+        reporter.advance,
+        accept=accept,
+    )
 
 
 def _size(repository: Path, names: tuple[str, ...]) -> int:

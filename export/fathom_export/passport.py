@@ -4,22 +4,27 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Self
 
-from fathom_export.sources.folder import hash_file, hash_files
+from fathom_export.errors import SourceError
+from fathom_export.quality.held_out import find_held_out
+from fathom_export.sources.folder import hash_file, hash_files, read_json
 from fathom_export.sources.resolve import Source
-from fathom_export.spec import ModelSpec, spec_settings
+from fathom_export.spec import GenerateSpec, ModelSpec, Task, spec_settings
 
 PASSPORT_FILE: Final = "passport.json"
 
-_TOOLS: Final = {
+_ENCODER_TOOLS: Final = ("fathom-export", "fathom-server", "onnx", "onnxruntime", "onnxscript", "torch", "transformers")
+_TOOLS: Final[Mapping[Task, tuple[str, ...]]] = {
     "generate": ("fathom-export", "fathom-server", "onnx-ir", "onnxruntime", "numpy"),
-    "embed": ("fathom-export", "fathom-server", "onnx", "onnxruntime", "onnxscript", "torch", "transformers"),
+    "embed": _ENCODER_TOOLS,
+    "rerank": _ENCODER_TOOLS,
+    "classify": _ENCODER_TOOLS,
 }
 
 _CODE: Final = (
@@ -51,7 +56,7 @@ class Origin:
         settings = spec_settings(spec)
         return cls(
             source={"given": source.given, "kind": source.kind, "revision": source.revision},
-            source_files=hash_files(source.folder),
+            source_files=hash_files(source.folder) | _held_out_files(spec, source.folder),
             settings=settings,
             spec_sha256=hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
             versions=_versions(_TOOLS[spec.task]),
@@ -63,17 +68,22 @@ class Origin:
 class Passport:
     """Origin and outcome of one export.
 
-    ``opsets`` gives the version of each operator set (the standard one is ``ai.onnx``), ``check`` the figures of the
-    check that the graph passed, ``files`` the SHA-256 of every file written, by path in the repository.
+    ``models`` are the Triton models that it made, as this ``version`` of each. ``opsets`` gives the version of each
+    operator set (the standard one is ``ai.onnx``), ``check`` the figures of the check that the graph passed, ``files``
+    the SHA-256 of every file written, by path in the repository, ``quantisation`` what the model was calibrated on and
+    what was found, empty where nothing was.
     """
 
     origin: Origin
+    models: tuple[str, ...]
+    version: int
     precision: str
     dialect: str | None
     opsets: dict[str, int]
     check: dict[str, float]
     created: str
     files: dict[str, str]
+    quantisation: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write the passport."""
@@ -83,23 +93,52 @@ class Passport:
     def load(cls, path: Path) -> Self | None:
         """Read a passport; None if it is missing or not of this form, for then the model is to be made anew."""
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**{**raw, "origin": Origin(**raw["origin"])})
-        except (OSError, ValueError, TypeError, KeyError):
+            raw = read_json(path)
+            passport = cls(**{**raw, "models": tuple(raw["models"]), "origin": Origin(**raw["origin"])})
+        except (SourceError, TypeError, KeyError):
             return None
+        sums = (passport.files, passport.origin.source_files, passport.origin.versions, passport.origin.settings)
+        return passport if all(isinstance(table, dict) for table in sums) else None
 
     def matches(self, origin: Origin, repository: Path) -> bool:
         """Whether the models were made from the same origin and all their files are as they were written."""
-        if self.origin != origin:
-            return False
-        paths = {name: repository / name for name in self.files}
-        return all(path.is_file() and hash_file(path) == self.files[name] for name, path in paths.items())
+        return self.origin == origin and not self.damaged_files(repository)
+
+    def damaged_files(self, repository: Path) -> list[str]:
+        """Files, by path in the repository, that are missing or not as they were written."""
+        return [name for name, expected in self.files.items() if _hash_or_none(repository / name) != expected]
+
+
+def find_passports(repository: Path, name: str) -> dict[int, Passport]:
+    """Passports of all versions that were exported under a name, by version."""
+    loaded = (Passport.load(path) for path in repository.glob(f"{name}*/[0-9]*/{PASSPORT_FILE}"))
+    return {
+        passport.version: passport
+        for passport in loaded
+        if passport is not None and passport.origin.settings.get("name") == name
+    }
 
 
 def hash_outputs(staging: Path, models: Iterable[str]) -> dict[str, str]:
     """SHA-256 of all files of the models in a folder, by path."""
     files = sorted(path for model in models for path in (staging / model).rglob("*") if path.is_file())
     return {path.relative_to(staging).as_posix(): hash_file(path) for path in files}
+
+
+def _hash_or_none(path: Path) -> str | None:
+    return hash_file(path) if path.is_file() else None
+
+
+def record_file(passport: Path, name: str, sha256: str) -> None:
+    """Note in a model's passport that one of its files was changed on purpose; nothing happens where it has none."""
+    try:
+        raw = json.loads(passport.read_text(encoding="utf-8"))
+        raw["files"][name] = sha256
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    changed = passport.with_suffix(".changed")
+    changed.write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
+    changed.replace(passport)  # versions share files by hard links, so nothing is written in place
 
 
 def now() -> str:
@@ -115,6 +154,12 @@ def _versions(tools: tuple[str, ...]) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             versions[tool] = "not installed"
     return versions
+
+
+def _held_out_files(spec: ModelSpec, folder: Path) -> dict[str, str]:
+    """The questions that an LLM is judged on, which may lie beside its folder."""
+    path = find_held_out(folder) if isinstance(spec, GenerateSpec) else None
+    return {} if path is None else {path.name: hash_file(path)}
 
 
 def _hash_code() -> str:

@@ -31,9 +31,14 @@ def open_display() -> Display:
 def describe(outcome: Outcome) -> str:
     """One line about a finished model."""
     size = f"{outcome.files_bytes / _MIB:.1f} MiB"
+    if outcome.served == outcome.version:
+        served = ""
+    else:
+        served = f"; version {outcome.served} is served (--promote {outcome.name} {outcome.version})"
     if outcome.was_up_to_date:
-        return f"{outcome.name}: up to date ({size})"
-    return f"{outcome.name}: wrote {', '.join(outcome.models)} ({size}) in {outcome.duration_s:.1f} s"
+        return f"{outcome.name}: up to date, version {outcome.version} ({size}){served}"
+    models = ", ".join(outcome.models)
+    return f"{outcome.name}: wrote {models}, version {outcome.version} ({size}) in {outcome.duration_s:.1f} s{served}"
 
 
 class LineDisplay:

@@ -51,6 +51,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--auto-complete-config", action="store_true",
         help="let backends complete hand-written config.pbtxt files; every Python model then starts twice",
     )  # fmt: skip
+    life.add_argument(
+        "--cache-mb", type=int, default=64, metavar="MB",
+        help="size of the response cache, which is there if a model's config.pbtxt asks for it (default: %(default)s)",
+    )  # fmt: skip
     log = parser.add_argument_group("log")
     log.add_argument(
         "--log-level", choices=["info", "warning", "error"], default="info",

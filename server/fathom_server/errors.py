@@ -3,6 +3,7 @@
 FathomServerError
 ├── SettingsError            a file or flag of the deployment is wrong
 ├── LaunchError              Triton cannot be found, started or made ready
+├── DeviceError              the GPU or its driver refused a call
 └── RequestError             one request cannot be served; the engine goes on
     ├── InvalidRequestError      the caller got something wrong (INVALID_ARGUMENT)
     ├── QueueFullError           no room in the queue now; try again (UNAVAILABLE)
@@ -23,6 +24,10 @@ class SettingsError(FathomServerError):
 
 class LaunchError(FathomServerError):
     """Triton cannot be found, started or made ready."""
+
+
+class DeviceError(FathomServerError):
+    """The GPU or its driver refused a call."""
 
 
 class RequestError(FathomServerError):

@@ -131,8 +131,9 @@ def test_status_and_models(cli: Cli) -> None:
     """``status`` says what the server is and exits 0 when it is ready; ``models`` lists them."""
     done = cli("status")
     assert done.returncode == 0
-    assert re.fullmatch(r"triton [\d.]+ at \S+ is ready\nchat +1  READY\nminilm +1  READY\n", done.stdout)
-    assert cli("models").stdout == "chat      1  READY\nminilm    1  READY\n"
+    listed = "".join(rf"{model} +1  READY\n" for model in ("chat", "minilm", "moods", "reranker"))
+    assert re.fullmatch(rf"triton [\d.]+ at \S+ is ready\n{listed}", done.stdout)
+    assert re.fullmatch(listed, cli("models").stdout)
 
 
 USER_FAULTS = [
@@ -142,7 +143,8 @@ USER_FAULTS = [
     (["generate", "a", "--timeout", "-1"], "error: timeout is -1.0; give a number of seconds above 0\n"),
     (
         ["generate", "a", "--model", "nobody"],
-        "error: nobody: Request for unknown model: 'nobody' is not found; models that are ready: chat, minilm\n",
+        "error: nobody: Request for unknown model: 'nobody' is not found; models that are ready: chat, minilm, moods, "
+        "reranker\n",
     ),
     (["embed", "x" * 600], "error: minilm: text_input has 600 tokens; at most 512 fit\n"),
     (["embed", "a", ""], "error: texts[1] is empty; give at least one character\n"),
@@ -281,7 +283,7 @@ def test_help_needs_nothing_heavy() -> None:
         "except SystemExit as end:\n    assert end.code == 0\n"
         "assert not {'grpc', 'numpy', 'tritonclient'} & set(sys.modules)"
     )
-    for command in ([], ["generate"], ["chat"], ["embed"], ["status"], ["models"]):
+    for command in ([], ["generate"], ["chat"], ["embed"], ["rerank"], ["classify"], ["status"], ["models"]):
         done = subprocess.run([sys.executable, "-c", code, *command, "--help"], capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")
         assert "usage: fathom-client" in done.stdout

@@ -37,6 +37,13 @@ async def test_sync_and_async_embed_alike(client: Client, async_client: AsyncCli
     assert one.num_input_tokens == other.num_input_tokens
 
 
+def test_the_named_prompt_goes_before_every_text(client: Client) -> None:
+    """``prompt_name`` travels with each text, in every batch."""
+    texts = [f"text {number}" for number in range(20)]
+    embeddings = client.embed("minilm", texts, prompt_name="query")
+    np.testing.assert_array_equal(embeddings.vectors, np.stack([expected(f"query: {text}") for text in texts]))
+
+
 def test_one_text_needs_no_list(client: Client) -> None:
     """A single text gives one row."""
     text = every_plane()

@@ -60,7 +60,8 @@ async def test_running_server_is_live_and_ready(client: Client, async_client: As
 
 async def test_metadata_is_typed(client: Client, async_client: AsyncClient) -> None:
     """Models, server and tensors come as values, the same from both clients."""
-    assert client.models() == (ModelInfo("chat", "1", "READY", ""), ModelInfo("minilm", "1", "READY", ""))
+    names = ("chat", "minilm", "moods", "reranker")
+    assert client.models() == tuple(ModelInfo(name, "1", "READY", "") for name in names)
     assert client.server_metadata().name == "triton"
     metadata = client.model_metadata("minilm")
     assert TensorMetadata("text_input", "BYTES", (-1, 1)) in metadata.inputs

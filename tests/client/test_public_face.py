@@ -12,6 +12,7 @@ from fathom_client import AsyncClient, AsyncGenerationStream, Client, FathomErro
 PUBLIC = [
     "AsyncClient",
     "AsyncGenerationStream",
+    "Classification",
     "Client",
     "ClientClosedError",
     "DeadlineExceededError",
@@ -30,6 +31,7 @@ PUBLIC = [
     "OverloadedError",
     "ProtocolError",
     "RequestCancelledError",
+    "Rerank",
     "ServerError",
     "ServerMetadata",
     "ServerUnavailableError",

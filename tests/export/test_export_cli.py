@@ -42,14 +42,14 @@ def test_a_bundle_is_built_then_skipped(tiny_llm: Path, tmp_path: Path) -> None:
     first = run(bundle)
     assert first.returncode == 0, first.stderr
     for name in ("one", "two"):
-        assert f"{name}: wrote {name}, {name}_tokenizer, {name}_ensemble (" in first.stdout
+        assert f"{name}: wrote {name}, {name}_tokenizer, {name}_ensemble, version 1 (" in first.stdout
         assert f"{name}: building the" in first.stderr  # plain lines: not a terminal
     assert f"repository: {tmp_path / 'model_repository'}" in first.stdout
     assert "\x1b" not in first.stderr
     second = run(bundle)
     assert second.returncode == 0
-    assert "one: up to date (" in second.stdout
-    assert "two: up to date (" in second.stdout
+    assert "one: up to date, version 1 (" in second.stdout
+    assert "two: up to date, version 1 (" in second.stdout
 
 
 def test_a_model_that_fails_leaves_those_before_it(tiny_llm: Path, tmp_path: Path) -> None:
@@ -71,6 +71,7 @@ def test_a_model_that_fails_leaves_those_before_it(tiny_llm: Path, tmp_path: Pat
     ("arguments", "parts"),
     [
         (["nowhere/at/all", "--name", "chat", "--task", "generate"], ["nowhere/at/all does not exist"]),
+        ([], ["a source is missing", "bundle.toml"]),
         (["model"], ["--name is missing"]),
         (["model", "--name", "chat"], ["--task is missing"]),
         (["model", "--name", "a/b", "--task", "embed"], ["name is 'a/b'"]),

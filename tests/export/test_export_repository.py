@@ -101,7 +101,7 @@ def test_the_passport_tells_source_settings_and_result(source: Path, tmp_path: P
     assert passport["origin"]["versions"]["onnx-ir"]
     assert passport["opsets"]["ai.onnx"] == 24
     assert passport["check"]["largest_logit"] > 0
-    assert {"chat/config.pbtxt", "chat_tokenizer/1/model.py", "chat_ensemble/config.pbtxt"} <= set(passport["files"])
+    assert {"chat/1/config.pbtxt", "chat_tokenizer/1/model.py", "chat_ensemble/1/config.pbtxt"} <= set(passport["files"])
 
 
 def test_the_context_is_the_models_own_unless_the_spec_says_less(source: Path, tmp_path: Path) -> None:
@@ -129,9 +129,9 @@ def test_whatever_changes_the_result_makes_it_anew(source: Path, tmp_path: Path)
     config = json.loads((source / "generation_config.json").read_text())
     (source / "generation_config.json").write_text(json.dumps({**config, "eos_token_id": [1, 0]}))
     assert not export(source, repository).was_up_to_date
-    assert EngineSettings.load(repository / "chat" / "1").eos_token_ids == (1, 0)
+    assert EngineSettings.load(repository / "chat" / "2").eos_token_ids == (1, 0)
     assert not export(source, repository, limits={"max_queue": 7}).was_up_to_date
-    (repository / "chat_ensemble" / "config.pbtxt").write_text("")
+    (repository / "chat_ensemble" / "3" / "config.pbtxt").write_text("")
     assert not export(source, repository, limits={"max_queue": 7}).was_up_to_date
     shutil.rmtree(repository / "chat_tokenizer")
     assert not export(source, repository, limits={"max_queue": 7}).was_up_to_date
@@ -205,6 +205,8 @@ def test_staging_that_a_killed_export_left_is_cleared_and_its_swap_undone(tmp_pa
     (repository / "a").mkdir(parents=True)
     (repository / "a" / "file").write_text("new")
     abandoned = tmp_path / f"{STAGING_PREFIX}a-x"
+    abandoned.mkdir()
+    (abandoned / ".repository").write_text(str(repository))
     for name, text in ((".retired/a", "old"), ("b", "new")):
         (abandoned / name).mkdir(parents=True)
         (abandoned / name / "file").write_text(text)

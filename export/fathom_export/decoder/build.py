@@ -1,11 +1,13 @@
 """From a checkpoint folder to a decoder graph: ``model.onnx`` and its weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from fathom_export.decoder.architecture import DecoderArchitecture
-from fathom_export.errors import InvalidContextError, InvalidPrecisionError, UnsupportedArchitectureError
+from fathom_export.errors import InvalidContextError, UnsupportedArchitectureError
+from fathom_export.quantise.table import require_valid
+from fathom_export.spec.quantisation import Quantisation
 from fathom_server.engine.settings import GRAPH_FILE, INPUT_IDS, LOGIT_POSITIONS, LOGITS, GraphDescription
 
 if TYPE_CHECKING:
@@ -15,10 +17,7 @@ if TYPE_CHECKING:
     from fathom_export.decoder.weights import DecoderWeights
 
 DecoderDialect = Literal["cpu", "portable"]
-DecoderPrecision = Literal["fp32", "int8"]
-
-DECODER_PRECISIONS: Final[dict[str, tuple[str, ...]]] = {"cpu": ("fp32", "int8"), "portable": ("fp32",)}
-"""The precisions of each dialect."""
+DecoderPrecision = Literal["fp32", "fp16", "int8", "int4", "fp8"]
 
 CPU_HEAD_MULTIPLE: Final = 16
 """ONNX Runtime's GroupQueryAttention with rotary inside takes no other head sizes."""
@@ -32,6 +31,7 @@ def build_decoder(
     *,
     dialect: DecoderDialect,
     precision: DecoderPrecision,
+    quantisation: Quantisation | None = None,
     max_context: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> GraphDescription:
@@ -44,38 +44,49 @@ def build_decoder(
     Raises CheckpointError, UnsupportedArchitectureError, InvalidPrecisionError or InvalidContextError before anything
     is written, CheckpointError or OSError while it is; then what was written is removed.
     """
-    if precision not in DECODER_PRECISIONS.get(dialect, ()):
-        valid = "; ".join(f"{name}: {', '.join(precisions)}" for name, precisions in DECODER_PRECISIONS.items())
-        raise InvalidPrecisionError(
-            f"precision {precision!r} does not go with dialect {dialect!r}; valid pairs: {valid}"
-        )
+    require_valid("generate", dialect, precision)
+    quantisation = quantisation or Quantisation()
+    quantisation.refuse_unused(precision, dialect)
+    if precision == "int4" and quantisation.int4_method == "hqq":
+        from fathom_export.quantise.int4 import require_hqq
+
+        require_hqq()
     architecture = DecoderArchitecture.load(source)
-    if dialect == "cpu" and architecture.head_dim % CPU_HEAD_MULTIPLE:
-        raise UnsupportedArchitectureError(
-            f"head_dim {architecture.head_dim} of this {architecture.model_type} is not supported in the cpu dialect, "
-            f"whose attention takes multiples of {CPU_HEAD_MULTIPLE}; use the portable dialect"
-        )
+    if dialect == "cpu":
+        _refuse_head_sizes(architecture)
     context = _context(architecture, max_context)
 
     from fathom_export.decoder.checkpoint import Checkpoint
     from fathom_export.decoder.cpu_dialect import CpuDialect
     from fathom_export.decoder.graph_writer import GraphWriter
     from fathom_export.decoder.portable_dialect import PortableDialect
-    from fathom_export.decoder.projections import Float32Projections, RowwiseInt8Projections
+    from fathom_export.decoder.projections import BlockInt4Projections, Float32Projections, RowwiseInt8Projections
     from fathom_export.decoder.weights import DecoderWeights
+    from fathom_export.quantise.lowering import calibrate, lower, write_report
 
-    weights = DecoderWeights(Checkpoint.open(source), architecture)
+    checkpoint = Checkpoint.open(source)
+    weights = DecoderWeights(checkpoint.text_part() if architecture.is_part else checkpoint, architecture)
     graph = GraphWriter(
         f"{architecture.model_type}_decoder",
         metadata={"dialect": dialect, "precision": precision},
         producer=PRODUCER,
         producer_version=_version(),
     )
-    projections = (RowwiseInt8Projections if precision == "int8" else Float32Projections)(graph)
+    projections: Projections
+    if precision == "int4":
+        projections = BlockInt4Projections(graph, quantisation.block_size, quantisation.int4_method)
+    else:
+        projections = (RowwiseInt8Projections if precision == "int8" else Float32Projections)(graph)
     lowering = (CpuDialect if dialect == "cpu" else PortableDialect)(graph, architecture, weights, projections, context)
     _write_decoder(graph, architecture, weights, projections, lowering)
     weights.refuse_unused()
+    report: Mapping[str, object] = {}
+    if dialect == "portable":
+        calibration = calibrate(source, destination, precision, quantisation, context)
+        lower(graph.model, precision, quantisation, calibration)
+        report = calibration.report
     graph.save(destination / GRAPH_FILE, on_progress)
+    write_report(destination, report)
     return GraphDescription(
         dialect=dialect,
         precision=precision,
@@ -84,21 +95,34 @@ def build_decoder(
         head_dim=architecture.head_dim,
         vocabulary=architecture.vocabulary,
         max_context=context,
+        kv_dtype="float16" if precision in ("fp16", "fp8") else "float32",
     )
 
 
+def _refuse_head_sizes(architecture: DecoderArchitecture) -> None:
+    """Raise UnsupportedArchitectureError for head sizes that the cpu dialect's attention does not take."""
+    ropes = [form.rope for form in architecture.layer_forms if form.rope is not None]
+    sizes = {f"{rope.dimensions} rotary values a head": rope.dimensions for rope in ropes}
+    for what, size in ({f"head_dim {architecture.head_dim}": architecture.head_dim} | sizes).items():
+        if size % CPU_HEAD_MULTIPLE:
+            raise UnsupportedArchitectureError(
+                f"{what} of this {architecture.model_type} is not supported in the cpu dialect, whose attention takes "
+                f"multiples of {CPU_HEAD_MULTIPLE}; use the portable dialect"
+            )
+
+
 def _context(architecture: DecoderArchitecture, max_context: int | None) -> int:
-    context = architecture.max_positions if max_context is None else max_context
+    context = architecture.context_limit if max_context is None else max_context
     if not 1 <= context <= architecture.max_positions:
         raise InvalidContextError(
             f"max_context is {context}; this {architecture.model_type} takes 1 to {architecture.max_positions} tokens "
             "(max_position_embeddings)"
         )
-    window = architecture.sliding_window
-    if window is not None and window < context:
+    if context > architecture.context_limit:
         raise UnsupportedArchitectureError(
-            f"this {architecture.model_type} attends through a sliding window of {window} tokens, which is not "
-            f"supported beyond that length; set max_context to {window} or less (it is {context})"
+            f"longrope of this {architecture.model_type} changes every position beyond "
+            f"{architecture.context_limit} tokens, which is not supported; set max_context to "
+            f"{architecture.context_limit} or less (it is {context})"
         )
     return context
 
@@ -124,6 +148,7 @@ def _write_decoder(
     Only keys and values of every position are needed later, so from the last layer's attention on, only the positions
     that get logits are computed.
     """
+    import numpy as np
     import onnx_ir as ir
 
     from fathom_export.decoder.dialect import BATCH, LOGIT_ROWS, SEQUENCE
@@ -134,7 +159,11 @@ def _write_decoder(
     dialect.declare_inputs()
     projections.begin_rows("rows", input_ids)
     residual = projections.embed("embedding", weights.embedding(), input_ids)
-    normed = dialect.norm("layer.0.attention_norm", residual, weights.attention_norm(0))
+    if architecture.embedding_scale != 1:
+        factor = graph.constant("embedding.multiplier", np.array(architecture.embedding_scale, np.float32))
+        residual = graph.node("embedding.scaled", "Mul", residual, factor)
+    first = weights.attention_norm(0)
+    normed = residual if first is None else dialect.norm("layer.0.attention_norm", residual, first)
     for layer in range(architecture.layers):
         name = f"layer.{layer}"
         is_last = layer == architecture.layers - 1
@@ -148,24 +177,35 @@ def _write_decoder(
         output = f"{name}.attention.o_proj"
         columns = architecture.heads * architecture.head_dim
         prepared = projections.prepare(f"{output}.input", Rows(context), columns)
-        delta = projections.apply(output, prepared, weights.attention_output(layer))
-        residual, normed = dialect.add_and_norm(
-            f"{name}.mlp_norm", residual, projections.true_values(output, delta), weights.mlp_norm(layer)
+        delta = projections.true_values(output, projections.apply(output, prepared, weights.attention_output(layer)))
+        residual, normed = dialect.next_input(
+            (f"{name}.attention_output_norm", weights.attention_output_norm(layer)),
+            (f"{name}.mlp_norm", weights.mlp_norm(layer)),
+            residual,
+            delta,
         )
 
         prepared = projections.prepare(f"{name}.mlp.input", Rows(normed), architecture.hidden)
-        gate = projections.apply(f"{name}.mlp.gate_proj", prepared, weights.gate(layer))
-        up = projections.apply(f"{name}.mlp.up_proj", prepared, weights.up(layer))
+        gate_linear, up_linear = weights.gate_and_up(layer)
+        gate = projections.apply(f"{name}.mlp.gate_proj", prepared, gate_linear)
+        up = projections.apply(f"{name}.mlp.up_proj", prepared, up_linear)
         activated = dialect.activation(f"{name}.mlp.activation", projections.true_values(f"{name}.mlp.gate_proj", gate))
         gated = Rows(graph.node(f"{name}.mlp.gated", "Mul", activated, up.value), up.scale)
         down = f"{name}.mlp.down_proj"
         prepared = projections.prepare(f"{down}.input", gated, architecture.intermediate)
-        delta = projections.apply(down, prepared, weights.down(layer))
-        residual, normed = dialect.add_and_norm(
-            "final_norm" if is_last else f"layer.{layer + 1}.attention_norm",
+        delta = projections.true_values(down, projections.apply(down, prepared, weights.down(layer)))
+        residual, normed = dialect.next_input(
+            (f"{name}.mlp_output_norm", weights.mlp_output_norm(layer)),
+            ("final_norm", weights.final_norm())
+            if is_last
+            else (f"layer.{layer + 1}.attention_norm", weights.attention_norm(layer + 1)),
             residual,
-            projections.true_values(down, delta),
-            weights.final_norm() if is_last else weights.attention_norm(layer + 1),
+            delta,
         )
     logits = projections.lm_head("lm_head", weights.lm_head(), normed, logit_positions)
+    if architecture.logit_softcap is not None:
+        # the division by the cap is in the final norm's weights
+        bounded = graph.node("lm_head.bounded", "Tanh", logits)
+        cap = graph.constant("lm_head.cap", np.array(architecture.logit_softcap, np.float32))
+        logits = graph.node("lm_head.capped", "Mul", bounded, cap)
     graph.output(logits, LOGITS, ir.DataType.FLOAT, (BATCH, LOGIT_ROWS, architecture.vocabulary))

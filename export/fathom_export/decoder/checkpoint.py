@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Self
@@ -11,11 +11,14 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from fathom_export.decoder.architecture import read_json_object
+from fathom_export.decoder.config_values import read_json_object
 from fathom_export.errors import CheckpointError
 
 WEIGHTS_FILE: Final = "model.safetensors"
 INDEX_FILE: Final = "model.safetensors.index.json"
+
+BLOCK_VALUES: Final = 16 * 1024 * 1024
+"""How much of a large tensor is in memory at once: 64 MiB of it in float32."""
 
 _PICKLE_PATTERNS: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
@@ -23,6 +26,15 @@ _DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+_TEXT_PREFIXES: Final[Mapping[str, str]] = {
+    "language_model.model.": "model.",
+    "model.language_model.": "model.",
+    "language_model.lm_head.": "lm_head.",
+}
+_VISION_PREFIXES: Final = tuple(
+    prefix + part for prefix in ("", "model.") for part in ("vision_tower.", "multi_modal_projector.")
+)
+"""Of transformers' models of text and pictures, before its version 4.52 and since."""
 _HEADER_LENGTH_BYTES: Final = 8
 _GIT_LFS_POINTER: Final = b"version https://git-lfs"
 
@@ -46,9 +58,14 @@ class StoredTensor:
         """The same tensor, to be read times a factor."""
         return replace(self, factor=self.factor * factor)
 
+    def rows(self, begin: int, count: int) -> Self:
+        """``count`` rows of the tensor's first axis, from row ``begin`` on."""
+        row_bytes = math.prod(self.shape[1:]) * _DTYPES[self.dtype].itemsize
+        return replace(self, shape=(count, *self.shape[1:]), begin=self.begin + begin * row_bytes)
+
     def read(self) -> npt.NDArray[np.float32]:
         """The values in float32, times the factor. Raises CheckpointError if any is infinite or not a number."""
-        values = self._map().astype(np.float32)
+        values = self._load().astype(np.float32)
         if self.factor != 1:
             values *= np.float32(self.factor)
         if not np.isfinite(values).all():
@@ -57,11 +74,21 @@ class StoredTensor:
 
     def equals(self, other: Self) -> bool:
         """Whether both hold the same values in the same dtype."""
-        same_form = self.dtype == other.dtype and self.shape == other.shape
-        return same_form and bool(np.array_equal(self._map(), other._map()))
+        if self.dtype != other.dtype or self.shape != other.shape:
+            return False
+        pairs = zip(self.row_blocks(), other.row_blocks(), strict=True)
+        return all(np.array_equal(some._load(), others._load()) for some, others in pairs)
 
-    def _map(self) -> npt.NDArray[Any]:
-        return np.memmap(self.path, dtype=_DTYPES[self.dtype], mode="r", offset=self.begin, shape=self.shape)
+    def row_blocks(self) -> Iterator[Self]:
+        """The same tensor in pieces of whole rows, each of about ``BLOCK_VALUES`` values."""
+        rows = max(1, BLOCK_VALUES // max(1, math.prod(self.shape[1:])))
+        for begin in range(0, self.shape[0], rows):
+            yield self.rows(begin, min(rows, self.shape[0] - begin))
+
+    def _load(self) -> npt.NDArray[Any]:
+        # Not a memory map, whose pages would count as this process's memory.
+        dtype, count = _DTYPES[self.dtype], math.prod(self.shape)
+        return np.fromfile(self.path, dtype, count, offset=self.begin).reshape(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +113,17 @@ class Checkpoint:
                 "model.save_pretrained(FOLDER, safe_serialization=True)"
             )
         raise CheckpointError(f"{source} holds no weights: neither {WEIGHTS_FILE} nor {INDEX_FILE} is there")
+
+    def text_part(self) -> Self:
+        """The decoder of a model that also reads pictures, under the names of a decoder by itself."""
+        tensors = {}
+        for name, stored in self.tensors.items():
+            plain = next(
+                (to + name.removeprefix(old) for old, to in _TEXT_PREFIXES.items() if name.startswith(old)), name
+            )
+            if not plain.startswith(_VISION_PREFIXES):
+                tensors[plain] = stored
+        return replace(self, tensors=tensors)
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> StoredTensor:
         """A tensor by name. Raises CheckpointError if it is missing, or if its dtype or shape is not the expected."""

@@ -1,5 +1,7 @@
 """The dialect for ONNX Runtime on CPU: its own fused operators over shared cache buffers."""
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 
@@ -30,11 +32,11 @@ class CpuDialect(Dialect):
     ) -> tuple[ir.Value, ir.Value, ir.Value]:
         """See the base class. Query, key and value are one matrix product.
 
-        The scale 1 / sqrt(head_dim) is folded into the query's weights, or its norm's: with a scale of 1, ONNX Runtime
+        The scale of the scores is folded into the query's weights, or its norm's: with a scale of 1, ONNX Runtime
         multiplies one query by the keys without packing them first.
         """
         form = self._architecture
-        scale = form.head_dim**-0.5
+        scale = form.attention_scale
         query_factor = 1.0 if form.qk_norm else scale
         linear = side_by_side(
             f"model.layers.{layer}.self_attn.qkv_proj", *self._weights.query_key_value(layer, query_factor)
@@ -42,7 +44,11 @@ class CpuDialect(Dialect):
         packed = self._projections.apply(f"{name}.qkv_proj", prepared, linear)
         query, key, value = self._projections.true_values(f"{name}.qkv_proj", packed), None, None
         if form.qk_norm:
-            query, key, value = self._normed_heads(name, layer, query, scale)
+            query, key, value = self._normed_query_and_key(name, layer, query, scale)
+        rope, window = form.layer_forms[layer].rope, self.window(layer)
+        options: dict[str, Any] = {"local_window_size": window} if window is not None else {}
+        if form.attention_softcap is not None:
+            options["softcap"] = form.attention_softcap
         context, present_key, present_value = self._graph.nodes(
             name,
             "GroupQueryAttention",
@@ -53,14 +59,14 @@ class CpuDialect(Dialect):
             past_value,
             self._lengths,
             self._longest,
-            self._cosines,
-            self._sines,
+            *(() if rope is None else self._rotary[rope]),
             outputs=("", ".key", ".value"),
             domain=MICROSOFT,
             num_heads=form.heads,
             kv_num_heads=form.kv_heads,
-            do_rotary=1,
+            do_rotary=0 if rope is None else 1,
             scale=1.0,
+            **options,
         )
         return context, present_key, present_value
 
@@ -78,11 +84,11 @@ class CpuDialect(Dialect):
         )
         return total, normed
 
-    def activation(self, name: str, value: ir.Value) -> ir.Value:
+    def silu(self, name: str, value: ir.Value) -> ir.Value:
         """See the base class. QuickGelu is x · sigmoid(alpha · x)."""
         return self._graph.node(name, "QuickGelu", value, domain=MICROSOFT, alpha=1.0)
 
-    def _normed_heads(
+    def _normed_query_and_key(
         self, name: str, layer: int, packed: ir.Value, query_factor: float
     ) -> tuple[ir.Value, ir.Value, ir.Value]:
         form = self._architecture
@@ -95,12 +101,15 @@ class CpuDialect(Dialect):
             outputs=(".query", ".key", ".value"),
             axis=-1,
         )
+        query_weight = self._weights.query_key_norm(layer, "q", query_factor)
         return (
-            self._normed(f"{name}.q_norm", query, form.heads, self._weights.head_norm(layer, "q", query_factor)),
-            self._normed(f"{name}.k_norm", key, form.kv_heads, self._weights.head_norm(layer, "k")),
+            self._normed(f"{name}.q_norm", query, form.heads, query_weight),
+            self._normed(f"{name}.k_norm", key, form.kv_heads, self._weights.query_key_norm(layer, "k")),
             value,
         )
 
     def _normed(self, name: str, value: ir.Value, heads: int, weight: Weight) -> ir.Value:
+        if self._architecture.qk_norm == "projection":
+            return self.norm(name, value, weight)
         normed = self.norm(name, self.split_heads(f"{name}.heads", value, heads), weight)
         return self.join_heads(f"{name}.joined", normed, heads)

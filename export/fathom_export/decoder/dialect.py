@@ -9,6 +9,7 @@ import onnx_ir as ir
 from fathom_export.decoder.architecture import DecoderArchitecture
 from fathom_export.decoder.graph_writer import GraphWriter, Weight
 from fathom_export.decoder.projections import Projections, Rows
+from fathom_export.decoder.rope import Rope
 from fathom_export.decoder.rotary import rotary_tables
 from fathom_export.decoder.weights import DecoderWeights
 from fathom_server.engine.settings import past_name, present_name
@@ -16,6 +17,9 @@ from fathom_server.engine.settings import past_name, present_name
 BATCH: Final = "batch"
 SEQUENCE: Final = "sequence"
 LOGIT_ROWS: Final = "logit_rows"
+
+NamedNorm = tuple[str, Weight | None]
+"""A norm's name in the graph, and its weights if there is such a norm."""
 
 
 class Dialect(ABC):
@@ -40,9 +44,13 @@ class Dialect(ABC):
         self._weights = weights
         self._projections = projections
         self._max_context = max_context
-        cosines, sines = rotary_tables(architecture.head_dim, architecture.rope_theta, max_context)
-        self._cosines = graph.constant("rotary.cosines", cosines)
-        self._sines = graph.constant("rotary.sines", sines)
+        self._rotary: dict[Rope, tuple[ir.Value, ir.Value]] = {}
+        for form in architecture.layer_forms:
+            if form.rope is not None and form.rope not in self._rotary:
+                name = f"rotary.{len(self._rotary)}" if self._rotary else "rotary"
+                cosines, sines = rotary_tables(form.rope, max_context)
+                tables = graph.constant(f"{name}.cosines", cosines), graph.constant(f"{name}.sines", sines)
+                self._rotary[form.rope] = tables
 
     @abstractmethod
     def declare_inputs(self) -> None:
@@ -63,8 +71,36 @@ class Dialect(ABC):
         """The new residual, ``residual`` + ``delta``, and its norm."""
 
     @abstractmethod
-    def activation(self, name: str, value: ir.Value) -> ir.Value:
+    def silu(self, name: str, value: ir.Value) -> ir.Value:
         """SiLU: x · sigmoid(x)."""
+
+    def activation(self, name: str, value: ir.Value) -> ir.Value:
+        """The MLP's activation."""
+        kind = self._architecture.activation
+        if kind == "silu":
+            return self.silu(name, value)
+        return self._graph.node(name, "Gelu", value, approximate="tanh" if kind == "gelu_tanh" else "none")
+
+    def next_input(
+        self, output_norm: NamedNorm, input_norm: NamedNorm, residual: ir.Value, delta: ir.Value
+    ) -> tuple[ir.Value, ir.Value]:
+        """The new residual and what the next part of the model reads, after one that gave ``delta``.
+
+        Either norm, each with the name of its node, may be absent: that of ``delta``, and that of the new residual.
+        """
+        name, weight = output_norm
+        if weight is not None:
+            delta = self.norm(name, delta, weight)
+        name, weight = input_norm
+        if weight is not None:
+            return self.add_and_norm(name, residual, delta, weight)
+        total = self._graph.node(f"{name}.residual", "Add", residual, delta)
+        return total, total
+
+    def window(self, layer: int) -> int | None:
+        """How many tokens a query of this layer sees, itself among them; None if all that fit into the cache."""
+        window = self._architecture.layer_forms[layer].window
+        return None if window is None or window >= self._max_context else window
 
     def norm(self, name: str, value: ir.Value, weight: Weight) -> ir.Value:
         """RMS norm over the last axis."""

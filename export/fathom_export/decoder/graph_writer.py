@@ -1,6 +1,7 @@
 """Writes nodes, constants and streamed weights into an ONNX graph."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,12 +22,57 @@ Dimension = int | str
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A tensor that is computed when it is written, then let go of; ``read`` gives values of this dtype and shape."""
+    """A tensor that is computed when it is written, then let go of; ``read`` gives values of this dtype and shape.
+
+    ``blocks``, where there is one, gives the same in pieces along the first axis, or along the last one if
+    ``blocks_are_columns``, so that a tensor of any size can be written in little memory.
+    """
 
     name: str
     dtype: ir.DataType
     shape: tuple[int, ...]
     read: Callable[[], npt.NDArray[Any]]
+    blocks: Callable[[], Iterator[npt.NDArray[Any]]] | None = None
+    blocks_are_columns: bool = False
+
+
+class _StreamedTensor(ir.LazyTensor):
+    """A weight that goes to a file piece by piece."""
+
+    def __init__(self, weight: Weight) -> None:
+        super().__init__(
+            lambda: ir.tensor(weight.read(), name=weight.name),
+            dtype=weight.dtype,
+            shape=ir.Shape(weight.shape),
+            name=weight.name,
+        )
+        self._weight = weight
+
+    def tofile(self, file: Any) -> None:
+        """Write the bytes of the whole tensor at the file's position, and leave the position behind them."""
+        if self._weight.blocks is None:
+            super().tofile(file)
+            return
+        file.flush()
+        begin, row_bytes = file.tell(), self.nbytes // self._weight.shape[0]
+        at = begin
+        for block in self._weight.blocks():
+            if not self._weight.blocks_are_columns:
+                at += _write_at(file, block, at)
+                continue
+            for row, values in enumerate(block):
+                _write_at(file, values, at + row * row_bytes)
+            at += block[0].nbytes
+        file.seek(begin + self.nbytes)
+
+
+def _write_at(file: Any, values: npt.NDArray[Any], at: int) -> int:
+    """Write values at a byte of a file, all of them; gives how many bytes they are."""
+    rest = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+    while rest:
+        written = os.pwrite(file.fileno(), rest, at)
+        at, rest = at + written, rest[written:]
+    return values.nbytes
 
 
 class GraphWriter:
@@ -41,6 +87,11 @@ class GraphWriter:
             producer_version=producer_version,
             metadata_props=metadata,
         )
+
+    @property
+    def model(self) -> ir.Model:
+        """The model as far as it is built, for passes over the whole graph before it is saved."""
+        return self._model
 
     def input(self, name: str, dtype: ir.DataType, shape: Sequence[Dimension]) -> ir.Value:
         """Declare a graph input; a string is a dimension of that name."""
@@ -89,15 +140,7 @@ class GraphWriter:
         """A tensor that is streamed when the graph is saved; asking twice for a name gives the same one."""
         if weight.name in self._graph.initializers:
             return self._graph.initializers[weight.name]
-        return self._initializer(
-            ir.LazyTensor(
-                lambda: ir.tensor(weight.read(), name=weight.name),
-                dtype=weight.dtype,
-                shape=ir.Shape(weight.shape),
-                name=weight.name,
-            ),
-            weight.shape,
-        )
+        return self._initializer(_StreamedTensor(weight), weight.shape)
 
     def save(self, path: Path, on_progress: Callable[[int, int], None] | None = None) -> None:
         """Write the graph to ``path`` and its weights beside it in ``path`` + ".data", one tensor at a time.

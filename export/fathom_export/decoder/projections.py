@@ -1,4 +1,4 @@
-"""Matrix products of a decoder: in float32, or in int8 with one activation scale a row."""
+"""Matrix products of a decoder: in float32, in int8 with one activation scale a row, or in blocks of int4."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -9,8 +9,11 @@ import onnx_ir as ir
 
 from fathom_export.decoder.graph_writer import MICROSOFT, GraphWriter
 from fathom_export.decoder.weights import INT8_MAX, Linear, Matrix
+from fathom_export.quantise.block_weights import BlockSolution, BlockWeights, Solver
 
 _ZERO_POINT: Final = 128
+_INT8_ACTIVATIONS: Final = 4
+"""MatMulNBits' accuracy level for products in int8."""
 _SMALLEST_MAGNITUDE: Final = 1e-30
 """A row whose values are all below it is taken for zeros; without a floor its scale of 0 would make NaNs of them."""
 
@@ -163,3 +166,79 @@ class RowwiseInt8Projections(Projections):
     def _last_axis(self) -> ir.Value:
         """2, not −1: over no rows at all, ONNX Runtime 1.31 reduces a negative axis to the wrong shape."""
         return self._graph.constant("axis.2", np.array([2], np.int64))
+
+
+class BlockInt4Projections(Projections):
+    """4-bit weights in blocks with a scale each; embedding and LM head in 8 bits, blocks of the same size.
+
+    ONNX Runtime quantises the activations to int8 by block itself (``accuracy_level`` 4), so a row's result depends on
+    that row alone. A tied LM head reads the embedding's own tensor.
+    """
+
+    def __init__(self, graph: GraphWriter, block_size: int, solver: Solver) -> None:
+        super().__init__(graph)
+        self._block_size = block_size
+        self._solver = solver
+        self._solution = BlockSolution()
+
+    def begin_rows(self, name: str, ids: ir.Value) -> None:
+        """See the base class; nothing here depends on it."""
+
+    def embed(self, name: str, matrix: Matrix, input_ids: ir.Value) -> ir.Value:
+        """See the base class. A row of the embedding is a run of blocks, [blocks, block_size]."""
+        graph, weights = self._graph, self._eight_bits(matrix)
+        codes = graph.node(f"{name}.codes", "Gather", graph.weight(weights.codes()), input_ids, axis=0)
+        scales = graph.node(f"{name}.scales", "Gather", graph.weight(weights.scales()), input_ids, axis=0)
+        last_axis = graph.constant("axis.3", np.array([3], np.int64))
+        column = graph.node(f"{name}.scale_column", "Unsqueeze", scales, last_axis)
+        values = graph.node(f"{name}.float32", "Cast", codes, to=ir.DataType.FLOAT)
+        middle = graph.constant("int8.middle", np.array(_ZERO_POINT, np.float32))
+        steps = graph.node(f"{name}.steps", "Sub", values, middle)
+        blocks = graph.node(f"{name}.blocks", "Mul", steps, column)
+        flat = graph.constant("shape.flat_blocks", np.array([0, 0, -1], np.int64))
+        padded = graph.node(f"{name}.padded", "Reshape", blocks, flat)
+        if weights.padding == 0:
+            return padded
+        begin, end, axis = (np.array([number], np.int64) for number in (0, matrix.inputs, 2))
+        return graph.node(
+            name,
+            "Slice",
+            padded,
+            graph.constant("slice.begin", begin),
+            graph.constant(f"slice.{matrix.inputs}", end),
+            graph.constant("axis.2", axis),
+        )
+
+    def prepare(self, name: str, rows: Rows, columns: int) -> Rows:
+        """See the base class."""
+        return rows
+
+    def product(self, name: str, prepared: Rows, matrix: Matrix) -> Rows:
+        """See the base class."""
+        weights = BlockWeights(matrix.rows(), self._block_size, 4, self._solver, self._solution)
+        return Rows(self._blockwise(name, weights, prepared.value))
+
+    def lm_head(self, name: str, matrix: Matrix, hidden: ir.Value, logit_positions: ir.Value) -> ir.Value:
+        """See the base class."""
+        return self._blockwise(name, self._eight_bits(matrix), hidden)
+
+    def _eight_bits(self, matrix: Matrix) -> BlockWeights:
+        return BlockWeights(matrix.rows(), self._block_size, 8, "rtn", self._solution)
+
+    def _blockwise(self, name: str, weights: BlockWeights, activations: ir.Value) -> ir.Value:
+        graph = self._graph
+        zero_points = weights.zero_points()
+        return graph.node(
+            name,
+            "MatMulNBits",
+            activations,
+            graph.weight(weights.codes()),
+            graph.weight(weights.scales()),
+            None if zero_points is None else graph.weight(zero_points),
+            domain=MICROSOFT,
+            K=weights.inputs,
+            N=weights.outputs,
+            bits=weights.bits,
+            block_size=self._block_size,
+            accuracy_level=_INT8_ACTIVATIONS,
+        )

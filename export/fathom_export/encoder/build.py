@@ -1,11 +1,14 @@
-"""From a sentence-transformers folder to ``model.onnx``, checked against the source."""
+"""From an encoder's checkpoint to ``model.onnx``, checked against the source."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from fathom_export.encoder.form import EncoderForm, EncoderTask
 from fathom_export.encoder.sentence_model import SentenceModel
+from fathom_export.encoder.tokenizer import load_tokenizer
 from fathom_export.errors import MissingExtraError
 from fathom_export.graph_file import read_opsets
 from fathom_export.spec import Precision
@@ -18,9 +21,9 @@ OPSET: Final = 21
 
 @dataclass(frozen=True, slots=True)
 class EncoderGraph:
-    """An exported encoder: what it is, its operator sets, and the cosines that its check found."""
+    """An exported encoder: its form, its operator sets, and the figures of its check."""
 
-    model: SentenceModel
+    form: EncoderForm
     opsets: dict[str, int]
     check: dict[str, float]
 
@@ -30,39 +33,46 @@ def build_encoder(
     destination: Path,
     *,
     precision: Precision,
+    task: EncoderTask = "embed",
+    fp32_copy: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> EncoderGraph:
     """Write ``model.onnx`` into the folder ``destination``, which must exist.
 
-    The graph takes ``input_ids`` and ``attention_mask``, int64 [batch, sequence], and gives ``sentence_embedding``,
-    float32 [batch, dimension]. In int8 a text's embedding does not depend on its neighbours either.
+    The graph takes ``input_ids``, ``attention_mask`` and, for pairs of an architecture that tells them apart so,
+    ``token_type_ids``, int64 [batch, sequence], padded at the end. It gives float32 ``sentence_embedding`` [batch,
+    dimension] (embed), ``score`` [batch, 1] (rerank) or ``scores`` [batch, labels] (classify). In int8, too, no row
+    depends on its neighbours. ``fp32_copy`` is a file that the graph goes to, too, before it is quantised.
     ``on_progress`` is called with the stages done and their total.
 
     Raises CheckpointError, SourceError or UnsupportedArchitectureError for the source, MissingExtraError without torch
-    and transformers, ParityError if the graph's embeddings stray from the source's.
+    and transformers, ParityError if the graph's outputs stray from the source's.
     """
-    model = SentenceModel.load(source)
+    form = EncoderForm.load(source, task)
     report = on_progress or (lambda done, total: None)
     stages = 4 if precision == "int8" else 3
     try:
-        from fathom_export.encoder.torch_model import export_to_onnx, load_torch_model
+        from fathom_export.encoder.torch_model import export_to_onnx, load_classifier, load_sentence_encoder
     except ImportError as error:
         raise MissingExtraError(
             f"encoders are exported by torch, but {error.name or error} is not installed; run: pip install "
             "'fathom-export[torch]'"
         ) from error
-    from fathom_export.encoder.parity import check_parity, reference_embeddings
+    from fathom_export.encoder.parity import check_parity, reference_outputs
     from fathom_export.encoder.quantise import quantise_to_int8
 
-    torch_model = load_torch_model(model)
-    reference = reference_embeddings(torch_model, source)
+    model = form.model
+    torch_model = load_sentence_encoder(model) if isinstance(model, SentenceModel) else load_classifier(model)
+    reference = reference_outputs(torch_model, load_tokenizer(source, form.architecture), form)
     report(1, stages)
     graph = destination / GRAPH_FILE
-    export_to_onnx(torch_model, graph, OPSET)
+    export_to_onnx(torch_model, graph, OPSET, form.inputs, form.output.name)
     report(2, stages)
     if precision == "int8":
+        if fp32_copy is not None:
+            shutil.copyfile(graph, fp32_copy)
         quantise_to_int8(graph)
         report(3, stages)
-    check = check_parity(graph, reference, precision)
+    check = check_parity(graph, reference, precision, form.output.name)
     report(stages, stages)
-    return EncoderGraph(model, read_opsets(graph), check)
+    return EncoderGraph(form, read_opsets(graph), check)

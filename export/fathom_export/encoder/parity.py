@@ -1,6 +1,6 @@
 """The check that an exported encoder says what its source says."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -8,16 +8,22 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from fathom_client.protocol import ATTENTION_MASK, INPUT_IDS, SENTENCE_EMBEDDING
+from fathom_client.protocol import ATTENTION_MASK, INPUT_IDS, SENTENCE_EMBEDDING, TOKEN_TYPE_IDS
 from fathom_export.errors import ParityError
 from fathom_export.spec import Precision
-from fathom_server.text.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
-    from fathom_export.encoder.torch_model import SentenceEncoder
+    import torch
+
+    from fathom_export.encoder.form import EncoderForm
+    from fathom_server.text.tokenizer import TextTokenizer
 
 MINIMUM_COSINE: Final[Mapping[Precision, float]] = {"fp32": 0.999, "int8": 0.97}
 """Below this cosine to the source's embedding of any sentence an export fails."""
+
+MAXIMUM_ERROR: Final[Mapping[Precision, float]] = {"fp32": 0.001, "int8": 0.1}
+"""Above this distance from the source's score of any text or pair an export fails: of a probability as it is, of a
+score without bounds in parts of the largest one."""
 
 SENTENCES: Final = (
     "The cat sat on the mat.",
@@ -28,65 +34,100 @@ SENTENCES: Final = (
     "def mean(values): return sum(values) / len(values)",
     "The stock market fell sharply on Monday after the central bank raised interest rates by half a point.",
     "東京は日本の首都です。",
+    "A train left the station at noon, and nobody on it knew where the line would end. " * 12,
 )
+"""Short ones, and one that is longer than the windows of architectures which look at a text through one."""
+
+_LONGEST: Final = 192
+"""Tokens of the longest row of the check; a longer one costs time and shows nothing more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A batch, int64 [batch, sequence] twice, and the source's embeddings of it, float32 [batch, dimension]."""
+    """A batch and what the source makes of it.
 
-    input_ids: npt.NDArray[np.int64]
-    attention_mask: npt.NDArray[np.int64]
-    embeddings: npt.NDArray[np.float32]
+    ``inputs`` are int64 [batch, sequence] by name, ``outputs`` float32 [batch, columns]; ``texts`` name the rows.
+    """
+
+    texts: tuple[str, ...]
+    inputs: Mapping[str, npt.NDArray[np.int64]]
+    outputs: npt.NDArray[np.float32]
 
 
-def reference_embeddings(model: "SentenceEncoder", folder: Path) -> Reference:
-    """The source's embeddings of the fixed sentences."""
+def reference_outputs(model: "torch.nn.Module", tokenizer: "TextTokenizer", form: "EncoderForm") -> Reference:
+    """What the source makes of the fixed sentences, or of pairs of them where it takes pairs."""
     import torch
 
-    rows = TextTokenizer.load(folder).encode_batch(SENTENCES)
-    length = max(map(len, rows))
-    # padding is masked out, so any id does
-    ids = np.array([row + [0] * (length - len(row)) for row in rows], dtype=np.int64)
-    mask = np.array([[1] * len(row) + [0] * (length - len(row)) for row in rows], dtype=np.int64)
+    others = (*SENTENCES[1:], SENTENCES[0])
+    rows = tokenizer.encode_rows(list(zip(SENTENCES, others, strict=True)) if form.takes_pairs else SENTENCES)
+    longest = min(form.architecture.max_context, _LONGEST)
+    rows = [(ids[:longest], types[:longest]) for ids, types in rows]
+    length = max(len(ids) for ids, _ in rows)
+    arrays = {
+        INPUT_IDS: np.array(
+            [ids + [form.architecture.pad_token_id] * (length - len(ids)) for ids, _ in rows], dtype=np.int64
+        ),
+        ATTENTION_MASK: np.array([[1] * len(ids) + [0] * (length - len(ids)) for ids, _ in rows], dtype=np.int64),
+        TOKEN_TYPE_IDS: np.array([types + [0] * (length - len(types)) for _, types in rows], dtype=np.int64),
+    }
+    given = {name: arrays[name] for name in form.inputs}
     with torch.no_grad():
-        embeddings = model(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
-    return Reference(ids, mask, embeddings)
+        outputs = model(*map(torch.from_numpy, given.values())).numpy()
+    return Reference(SENTENCES, given, outputs)
 
 
-def check_parity(graph: Path, reference: Reference, precision: Precision) -> dict[str, float]:
-    """Lowest and mean cosine of the graph's embeddings to the source's, of a padded batch and of each sentence alone.
+def check_parity(graph: Path, reference: Reference, precision: Precision, output: str) -> dict[str, float]:
+    """Hold a graph's ``output`` against the source's, for a padded batch and for each row alone.
 
-    Raises ParityError below MINIMUM_COSINE.
+    Returns lowest and mean cosine of embeddings, or the largest error of scores. Raises ParityError beyond
+    MINIMUM_COSINE or MAXIMUM_ERROR.
     """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    batch = _run(session, reference.input_ids, reference.attention_mask)
-    lengths = reference.attention_mask.sum(axis=1)
+    batch = _run(session, output, reference.inputs)
+    lengths = reference.inputs[ATTENTION_MASK].sum(axis=1)
     alone = np.concatenate(
         [
-            _run(session, reference.input_ids[row : row + 1, :length], reference.attention_mask[row : row + 1, :length])
+            _run(session, output, {name: rows[row : row + 1, :length] for name, rows in reference.inputs.items()})
             for row, length in enumerate(lengths)
         ]
     )
-    cosines = np.concatenate([_cosine(batch, reference.embeddings), _cosine(alone, reference.embeddings)])
+    both, twice = np.concatenate([batch, alone]), np.concatenate([reference.outputs] * 2)
+    if output == SENTENCE_EMBEDDING:
+        return _check_embeddings(both, twice, reference.texts, precision)
+    return _check_scores(both, twice, reference.texts, precision)
+
+
+def _check_embeddings(
+    given: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32], texts: Sequence[str], precision: Precision
+) -> dict[str, float]:
+    norms = np.linalg.norm(given, axis=1) * np.linalg.norm(wanted, axis=1)
+    cosines = (given * wanted).sum(axis=1) / norms
     lowest = float(cosines.min())
     if not lowest >= MINIMUM_COSINE[precision]:
-        sentence = SENTENCES[int(np.nan_to_num(cosines, nan=-1.0).argmin()) % len(SENTENCES)]
+        text = texts[int(np.nan_to_num(cosines, nan=-1.0).argmin()) % len(texts)]
         raise ParityError(
-            f"the {precision} graph's embedding of {sentence!r} has cosine {lowest:.4f} to the source's, below "
+            f"the {precision} graph's embedding of {text[:80]!r} has cosine {lowest:.4f} to the source's, below "
             f"{MINIMUM_COSINE[precision]}; export with precision fp32, or report the model"
         )
     return {"cosine_min": round(lowest, 6), "cosine_mean": round(float(cosines.mean()), 6)}
 
 
-def _run(session: Any, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    embeddings: npt.NDArray[np.float32] = session.run([SENTENCE_EMBEDDING], {INPUT_IDS: ids, ATTENTION_MASK: mask})[0]
-    return embeddings
+def _check_scores(
+    given: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32], texts: Sequence[str], precision: Precision
+) -> dict[str, float]:
+    errors = np.abs(given - wanted).max(axis=1) / max(1.0, float(np.abs(wanted).max()))
+    largest = float(errors.max())
+    if not largest <= MAXIMUM_ERROR[precision]:
+        text = texts[int(np.nan_to_num(errors, nan=np.inf).argmax()) % len(texts)]
+        raise ParityError(
+            f"the {precision} graph's score of {text[:80]!r} is {largest:.4f} from the source's, above "
+            f"{MAXIMUM_ERROR[precision]}; export with precision fp32, or report the model"
+        )
+    return {"score_error_max": round(largest, 6)}
 
 
-def _cosine(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    cosines: npt.NDArray[np.float32] = (one * other).sum(axis=1) / norms
-    return cosines
+def _run(session: Any, output: str, inputs: Mapping[str, npt.NDArray[np.int64]]) -> npt.NDArray[np.float32]:
+    outputs: npt.NDArray[np.float32] = session.run([output], dict(inputs))[0]
+    return outputs

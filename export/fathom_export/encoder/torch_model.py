@@ -1,72 +1,128 @@
-"""The source model in torch, pooling and normalisation included, and its way to ONNX."""
+"""The source model in torch, with all that follows the transformer, and its way to ONNX."""
 
 import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file
 
-from fathom_client.protocol import ATTENTION_MASK, INPUT_IDS, SENTENCE_EMBEDDING
-from fathom_export.encoder.sentence_model import SentenceModel
+from fathom_export.encoder.architecture import EncoderArchitecture
+from fathom_export.encoder.classifier_model import Activation, ClassifierModel
+from fathom_export.encoder.sentence_model import (
+    WEIGHTS_FILE,
+    Dense,
+    Layer,
+    LayerNorm,
+    Normalise,
+    Pooling,
+    SentenceModel,
+)
 from fathom_export.errors import CheckpointError
+
+_UNUSED_BY_EMBEDDINGS = "pooler."
 
 
 class SentenceEncoder(torch.nn.Module):
-    """Transformer, pooling and normalisation in one module, as sentence-transformers chains them."""
+    """Transformer, pooling and the layers behind it in one module, as sentence-transformers chains them."""
 
-    def __init__(self, transformer: torch.nn.Module, *, pool_cls: bool, normalise: bool) -> None:
+    def __init__(
+        self, transformer: torch.nn.Module, pooling: tuple[Pooling, ...], layers: Sequence[torch.nn.Module]
+    ) -> None:
         super().__init__()
         self.transformer = transformer
-        self.pool_cls = pool_cls
-        self.normalise = normalise
+        self.pooling = pooling
+        self.layers = torch.nn.Sequential(*layers)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """int64 [batch, sequence] twice → float32 [batch, dimension]; token types are all zero."""
+        """int64 [batch, sequence] twice, padded at the end → float32 [batch, dimension]; token types are all zero."""
         hidden = self.transformer(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        if self.pool_cls:
-            pooled = hidden[:, 0]
-        else:
-            weights = attention_mask.unsqueeze(-1).to(hidden.dtype)
-            pooled = (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)
-        return torch.nn.functional.normalize(pooled, p=2.0, dim=1) if self.normalise else pooled
+        pooled = torch.cat([_pool(mode, hidden, attention_mask) for mode in self.pooling], dim=-1)
+        result: torch.Tensor = self.layers(pooled)
+        return result
 
 
-def load_torch_model(model: SentenceModel) -> SentenceEncoder:
-    """Load the source in float32 from safetensors. Raises CheckpointError if its weights cannot be read."""
-    with _quiet():
-        try:
-            transformer = transformers.AutoModel.from_pretrained(
-                model.transformer,
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                dtype=torch.float32,
-            )
-        except Exception as error:  # safetensors, transformers and torch raise kinds of their own
-            raise CheckpointError(
-                f"{model.transformer} cannot be loaded ({type(error).__name__}: {error}); download it again"
-            ) from error
-    encoder = SentenceEncoder(transformer, pool_cls=model.pooling == "cls", normalise=model.normalise)
-    return encoder.eval()
+class Classifier(torch.nn.Module):
+    """Transformer, classification head and activation in one module."""
+
+    def __init__(self, transformer: torch.nn.Module, activation: Activation) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.activation = activation
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """int64 [batch, sequence], two or three times → float32 [batch, labels]."""
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        logits: torch.Tensor = self.transformer(input_ids=input_ids, attention_mask=attention_mask, **types).logits
+        if self.activation == "softmax":
+            return torch.softmax(logits, dim=-1)
+        return torch.sigmoid(logits) if self.activation == "sigmoid" else logits
 
 
-def export_to_onnx(model: SentenceEncoder, path: Path, opset: int) -> None:
-    """Write the graph with both dimensions of its inputs left open."""
-    example = torch.ones((2, 16), dtype=torch.int64)
+class _Dense(torch.nn.Module):
+    def __init__(self, layer: Dense) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(layer.in_features, layer.out_features, bias=layer.bias)
+        self.activation = getattr(torch.nn, layer.activation)()
+        self.is_residual = layer.residual
+        if layer.residual and layer.in_features != layer.out_features:
+            self.residual = torch.nn.Linear(layer.in_features, layer.out_features, bias=False)
+
+    def forward(self, embedding: torch.Tensor) -> torch.Tensor:
+        projected: torch.Tensor = self.activation(self.linear(embedding))
+        if not self.is_residual:
+            return projected
+        shortcut = self.residual(embedding) if hasattr(self, "residual") else embedding
+        return projected + shortcut
+
+
+class _LayerNorm(torch.nn.Module):
+    def __init__(self, layer: LayerNorm) -> None:
+        super().__init__()
+        self.norm = torch.nn.LayerNorm(layer.dimension)
+
+    def forward(self, embedding: torch.Tensor) -> torch.Tensor:
+        normed: torch.Tensor = self.norm(embedding)
+        return normed
+
+
+class _Normalise(torch.nn.Module):
+    def forward(self, embedding: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.normalize(embedding, p=2.0, dim=-1)
+
+
+def load_sentence_encoder(model: SentenceModel) -> SentenceEncoder:
+    """Load a sentence encoder in float32 from safetensors; raises CheckpointError if its weights cannot be read."""
+    transformer = _load_transformer(transformers.AutoModel, model.architecture, unused=_UNUSED_BY_EMBEDDINGS)
+    return SentenceEncoder(transformer, model.pooling, [_load_layer(layer) for layer in model.layers]).eval()
+
+
+def load_classifier(model: ClassifierModel) -> Classifier:
+    """Load a classifier or reranker in float32 from safetensors; raises CheckpointError as above."""
+    kind = transformers.AutoModelForSequenceClassification
+    transformer = _load_transformer(kind, model.architecture, num_labels=len(model.labels))
+    return Classifier(transformer, model.activation).eval()
+
+
+def export_to_onnx(model: torch.nn.Module, path: Path, opset: int, inputs: Sequence[str], output: str) -> None:
+    """Write the graph with both dimensions of its inputs, int64 [batch, sequence], left open."""
     shape = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("sequence", min=1)}
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             model,
-            (example, example.clone()),
+            tuple(torch.ones((2, 16), dtype=torch.int64) for _ in inputs),
             dynamo=True,
             opset_version=opset,
-            input_names=[INPUT_IDS, ATTENTION_MASK],
-            output_names=[SENTENCE_EMBEDDING],
-            dynamic_shapes={INPUT_IDS: shape, ATTENTION_MASK: shape},
+            input_names=list(inputs),
+            output_names=[output],
+            dynamic_shapes=dict.fromkeys(inputs, shape),
             verbose=False,
         )
     if program is None:
@@ -74,8 +130,62 @@ def export_to_onnx(model: SentenceEncoder, path: Path, opset: int) -> None:
     program.save(path, external_data=False)
 
 
+def _pool(mode: Pooling, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """One pooling of [batch, sequence, width] whose padding is at the end, as sentence-transformers defines it."""
+    if mode == "cls":
+        return hidden[:, 0]
+    mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
+    if mode == "max":
+        return hidden.masked_fill(mask == 0, float("-inf")).max(dim=1).values
+    if mode == "lasttoken":
+        last = attention_mask.sum(dim=1) - 1
+        return hidden.gather(1, last.view(-1, 1, 1).expand(-1, 1, hidden.shape[-1])).squeeze(1)
+    if mode == "weightedmean":
+        mask = mask * torch.cumsum(mask, dim=1)
+    tokens = mask.sum(dim=1).clamp(min=1e-9)
+    return (hidden * mask).sum(dim=1) / (tokens.sqrt() if mode == "mean_sqrt_len_tokens" else tokens)
+
+
+def _load_transformer(kind: Any, architecture: EncoderArchitecture, unused: str | None = None, **config: Any) -> Any:
+    with quiet():
+        try:
+            transformer, report = kind.from_pretrained(
+                architecture.folder,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+                **config,
+            )
+        except Exception as error:  # safetensors, transformers and torch raise kinds of their own
+            raise CheckpointError(
+                f"{architecture.folder} cannot be loaded ({type(error).__name__}: {error}); download it again"
+            ) from error
+    missing = sorted(name for name in report["missing_keys"] if unused is None or not name.startswith(unused))
+    if missing:
+        raise CheckpointError(
+            f"{architecture.folder} has no weights for {', '.join(missing[:3])}{' and others' * (len(missing) > 3)}; "
+            "they would be random: download it again"
+        )
+    return transformer
+
+
+def _load_layer(layer: Layer) -> torch.nn.Module:
+    if isinstance(layer, Normalise):
+        return _Normalise()
+    module = _Dense(layer) if isinstance(layer, Dense) else _LayerNorm(layer)
+    try:
+        module.load_state_dict(load_file(layer.folder / WEIGHTS_FILE))
+    except Exception as error:  # safetensors and torch raise kinds of their own
+        raise CheckpointError(
+            f"{layer.folder / WEIGHTS_FILE} does not fit its config ({' '.join(str(error).split())}); download it again"
+        ) from error
+    return module.float()
+
+
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hold back the chatter of torch's exporter and transformers' progress bars; errors still come through."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)

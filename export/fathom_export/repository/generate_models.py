@@ -14,6 +14,7 @@ from fathom_export.repository.model_config import (
     VERSION,
     Warmup,
     add_cpu_instances,
+    add_instances,
     add_step,
     add_warmup,
     new_config,
@@ -52,6 +53,7 @@ def write_generate_models(
         version,
         dialect=spec.dialect,
         precision=spec.precision,
+        quantisation=spec.quantisation,
         max_context=context,
         on_progress=on_progress,
     )
@@ -61,12 +63,12 @@ def write_generate_models(
 
     config = new_config(engine, FATHOM_BACKEND, protocol.GENERATE_INPUTS, protocol.GENERATE_OUTPUTS)
     config.model_transaction_policy.decoupled = True
-    add_cpu_instances(config)
+    add_instances(config, spec.serving)
     add_warmup(config, staging / engine, _warmups(prompt, settings.limits))
     write_config(config, staging / engine)
 
     config = new_config(tokenizer, "python", protocol.TOKENIZE_INPUTS, protocol.TOKENIZE_OUTPUTS)
-    add_cpu_instances(config)
+    add_cpu_instances(config, spec.serving.tokenizer_instances)
     write_config(config, staging / tokenizer)
     write_tokenizer_model(source, staging / tokenizer / VERSION, GENERATE_ADAPTOR)
 
@@ -82,7 +84,9 @@ def check_logits(version: Path, settings: EngineSettings, prompt: list[int]) -> 
     from fathom_server.engine.runner.onnx import OnnxRunner
 
     prompt = prompt[: max(1, settings.graph.max_context - 1)]
-    runner = OnnxRunner(version, replace(settings, limits=replace(settings.limits, max_batch=1)))
+    # ONNX Runtime fuses Q/DQ pairs into operators that its CPU provider lacks for fp8
+    entries = {"session.disable_quant_qdq": "1"} if settings.graph.precision == "fp8" else None
+    runner = OnnxRunner(version, replace(settings, limits=replace(settings.limits, max_batch=1)), entries)
     first = runner.prefill(0, 0, np.array(prompt, dtype=np.int64)).copy()
     steps = [first]
     if len(prompt) < settings.graph.max_context:
@@ -97,13 +101,22 @@ def check_logits(version: Path, settings: EngineSettings, prompt: list[int]) -> 
 
 
 def _warmups(prompt: list[int], limits: EngineLimits) -> list[Warmup]:
-    """One short request, and one whose prompt fills a prefill chunk, as far as the context allows."""
+    """A short prompt, one that fills a prefill chunk, and the longest, whose later chunks find a past.
+
+    One request each: Triton 2.51 crashes when it warms a decoupled model up with several at once.
+    """
     longest = max(1, limits.max_context - _WARMUP_TOKENS)
-    long = (prompt * (limits.prefill_chunk // len(prompt) + 1))[: limits.prefill_chunk]
     answer = np.array([min(_WARMUP_TOKENS, max(1, limits.max_context - 1))], dtype=np.int32)
+    lengths = sorted({min(length, longest) for length in (len(prompt), limits.prefill_chunk, longest)})
     return [
-        Warmup(name, {protocol.INPUT_IDS: np.array(ids[:longest], dtype=np.int32), protocol.MAX_TOKENS: answer})
-        for name, ids in (("short_prompt", prompt), ("prefill_chunk", long))
+        Warmup(
+            f"prompt_{length}",
+            {
+                protocol.INPUT_IDS: np.array((prompt * (length // len(prompt) + 1))[:length], dtype=np.int32),
+                protocol.MAX_TOKENS: answer,
+            },
+        )
+        for length in lengths
     ]
 
 

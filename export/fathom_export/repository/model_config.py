@@ -10,6 +10,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from fathom_client.protocol import TensorSpec
+from fathom_export.spec import Serving
 
 CONFIG_FILE: Final = "config.pbtxt"
 VERSION: Final = "1"
@@ -53,11 +54,37 @@ def add_cpu_instances(config: Any, count: int = 1) -> None:
     config.instance_group.add(count=count, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)
 
 
-def add_dynamic_batching(config: Any, max_queue: int, max_queue_delay_us: int = 0) -> None:
-    """Let Triton join requests of equal shape; with ``max_queue`` waiting (0: no bound) it answers UNAVAILABLE."""
+def add_instances(config: Any, serving: Serving, count: int = 1) -> None:
+    """So many instances where the spec wants them, with what they need of Triton's rate limiter."""
+    kinds = model_config_pb2.ModelInstanceGroup
+    kind = kinds.KIND_GPU if serving.instance_kind == "gpu" else kinds.KIND_CPU
+    group = config.instance_group.add(count=count, kind=kind)
+    group.rate_limiter.priority = serving.rate_limit_priority
+    for name, amount in serving.rate_limit_resources.items():
+        # "global": one pool for the machine, not one for each device
+        group.rate_limiter.resources.add(name=name, count=amount, **{"global": True})
+    if not serving.rate_limit_priority and not serving.rate_limit_resources:
+        group.ClearField("rate_limiter")
+
+
+def add_dynamic_batching(
+    config: Any,
+    max_queue: int,
+    max_queue_delay_us: int = 0,
+    *,
+    preferred_batch_sizes: Sequence[int] = (),
+    queue_timeout_ms: int = 0,
+) -> None:
+    """Let Triton join requests of equal shape; with ``max_queue`` waiting (0: no bound) it answers UNAVAILABLE.
+
+    So it does for a request that has waited ``queue_timeout_ms`` (0: no bound).
+    """
     batching = config.dynamic_batching
+    batching.preferred_batch_size.extend(preferred_batch_sizes)
     batching.max_queue_delay_microseconds = max_queue_delay_us
     batching.default_queue_policy.max_queue_size = max_queue
+    if queue_timeout_ms:
+        batching.default_queue_policy.default_timeout_microseconds = queue_timeout_ms * 1000
 
 
 def add_parameters(config: Any, values: Mapping[str, str | int]) -> None:

@@ -14,7 +14,11 @@ from fathom_export.errors import RepositoryError
 
 STAGING_PREFIX: Final = ".fathom-staging-"
 
+FP32_COPY: Final = ".fp32.onnx"
+"""An encoder's graph before it was quantised, for its quality card; it stays in the staging folder."""
+
 _RETIRED: Final = ".retired"
+_OWNER: Final = ".repository"
 _LOCK: Final = ".lock"
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _UNWRITABLE: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EIO)
@@ -30,11 +34,13 @@ def staged(repository: Path, name: str) -> Iterator[Path]:
     try:
         repository.mkdir(parents=True, exist_ok=True)
         parent = _staging_parent(repository)
-        _remove_abandoned(parent, repository)
-        staging = Path(tempfile.mkdtemp(prefix=f"{STAGING_PREFIX}{name}-", dir=parent))
+        with exclusive(repository):
+            _remove_abandoned(parent, repository)
+            staging = Path(tempfile.mkdtemp(prefix=f"{STAGING_PREFIX}{name}-", dir=parent))
+            lock = _lock(staging)
+        (staging / _OWNER).write_text(str(repository.resolve()), encoding="utf-8")
     except OSError as error:
         raise _write_error(repository, error) from error
-    lock = _lock(staging)
     try:
         yield staging
     except OSError as error:
@@ -42,23 +48,44 @@ def staged(repository: Path, name: str) -> Iterator[Path]:
             raise _write_error(repository, error) from error
         raise
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        if lock is not None:
-            lock.close()
+        try:
+            shutil.rmtree(staging, ignore_errors=True)
+        except BaseException:  # an impatient second Ctrl-C
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        finally:
+            if lock is not None:
+                lock.close()
 
 
-def swap_in(staging: Path, repository: Path, names: Sequence[str]) -> None:
-    """Move the models in place of those of the same names: all of them, or, if anything fails, none."""
+def swap_in(staging: Path, repository: Path, names: Sequence[str], retire: Sequence[str] = ()) -> None:
+    """Move the models in place of those of the same names: all of them, or, if anything fails, none.
+
+    Models to ``retire`` leave the repository in the same move.
+    """
     retired = staging / _RETIRED
     retired.mkdir()
     try:
-        for name in names:
+        for name in (*retire, *names):
             if (repository / name).exists():
                 (repository / name).rename(retired / name)
+        for name in names:
             (staging / name).rename(repository / name)
     except BaseException:
-        _roll_back(staging, repository, names)
+        _roll_back(staging, repository, (*retire, *names))
         raise
+
+
+@contextlib.contextmanager
+def exclusive(repository: Path) -> Iterator[None]:
+    """Hold the repository while what lies in it is counted and changed; another export waits."""
+    descriptor = os.open(repository, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # network file systems may not lock folders; one user at a time, then
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _roll_back(staging: Path, repository: Path, names: Sequence[str]) -> None:
@@ -81,6 +108,8 @@ def _staging_parent(repository: Path) -> Path:
 def _remove_abandoned(parent: Path, repository: Path) -> None:
     """Clear away the staging folders of exports that were killed, and finish undoing their swaps."""
     for staging in parent.glob(f"{STAGING_PREFIX}*"):
+        if not _belongs_to(staging, repository):
+            continue
         lock = _lock(staging)
         if lock is None:
             continue  # its export is still running
@@ -88,6 +117,14 @@ def _remove_abandoned(parent: Path, repository: Path) -> None:
             if (staging / _RETIRED).is_dir():
                 _roll_back(staging, repository, [path.name for path in (staging / _RETIRED).iterdir()])
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def _belongs_to(staging: Path, repository: Path) -> bool:
+    """Whether a staging folder is this repository's, and not that of another one beside it."""
+    try:
+        return (staging / _OWNER).read_text(encoding="utf-8") == str(repository.resolve())
+    except OSError:  # its export has only just begun
+        return False
 
 
 def _lock(staging: Path) -> IO[str] | None:

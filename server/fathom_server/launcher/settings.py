@@ -13,6 +13,7 @@ DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_GRPC_PORT: Final = 8001
 DEFAULT_HTTP_PORT: Final = 8000
 DEFAULT_METRICS_PORT: Final = 8002
+MAX_CACHE_MB: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class LaunchSettings:
     A port of None is Triton's usual one, or a free one with ``auto_ports``. ``drain_s`` bounds the whole stop in
     seconds, ``ready_timeout_s`` the start. ``log_level`` is the lowest level of Triton's lines shown on stderr;
     ``log_file`` gets every line. ``auto_complete_config`` lets backends fill in what a hand-written config.pbtxt leaves
-    out, at the price of a slower start.
+    out, at the price of a slower start. ``cache_mb`` is the size of the response cache, where a model asks for it.
     """
 
     repository: Path
@@ -39,6 +40,7 @@ class LaunchSettings:
     log_file: Path | None = None
     log_verbose: int = 0
     auto_complete_config: bool = False
+    cache_mb: int = 64
 
     def __post_init__(self) -> None:
         for flag, port in (
@@ -53,5 +55,7 @@ class LaunchSettings:
                 raise SettingsError(f"{flag} is {seconds:g}; it must be a number of seconds above 0")
         if self.log_level not in get_args(LogLevel):
             raise SettingsError(f"--log-level is {self.log_level!r}; valid: {', '.join(get_args(LogLevel))}")
+        if not 1 <= self.cache_mb <= MAX_CACHE_MB:
+            raise SettingsError(f"--cache-mb is {self.cache_mb}; it must be from 1 to {MAX_CACHE_MB}")
         if self.log_verbose < 0:
             raise SettingsError(f"--log-verbose is {self.log_verbose}; it must not be negative")

@@ -55,6 +55,11 @@ class Tritonserver:
             libraries=(wheel_libraries,) if wheel_libraries.is_dir() else (),
         )
 
+    @property
+    def caches(self) -> Path:
+        """Its own folder of response caches."""
+        return self.backends.parent / "caches"
+
     def environment(self, python_folder: Path) -> dict[str, str]:
         """Environment variables for Triton: the loader's folders, and first on PATH the one whose python3 runs us."""
         folders = [*map(str, self.libraries), os.environ.get("LD_LIBRARY_PATH", "")]

@@ -31,6 +31,19 @@ GRAPHS = {
     | {"Add", "Attention", "LessOrEqual", "RotaryEmbedding", "Sigmoid", "TensorScatter", "Transpose"},
     ("qwen3-tied", "portable", "fp32"): STANDARD
     | {"Add", "Attention", "LessOrEqual", "RotaryEmbedding", "Sigmoid", "TensorScatter", "Transpose"},
+    ("gemma2", "portable", "fp32"): STANDARD
+    | {"Add", "And", "Gelu", "Greater", "LessOrEqual", "RotaryEmbedding", "Softmax", "Sub", "Tanh", "TensorScatter"}
+    | {"Transpose", "Where"},
+    ("gemma2", "cpu", "fp32"): STANDARD
+    | {"Gelu", "Tanh", "com.microsoft.GroupQueryAttention", "com.microsoft.SkipSimplifiedLayerNormalization"},
+    ("olmo2", "cpu", "fp32"): STANDARD
+    | {
+        "Add",
+        "Split",
+        "com.microsoft.GroupQueryAttention",
+        "com.microsoft.QuickGelu",
+        "com.microsoft.SkipSimplifiedLayerNormalization",
+    },
     ("llama-untied", "cpu", "fp32"): STANDARD
     | {
         "com.microsoft.GroupQueryAttention",
@@ -175,6 +188,35 @@ def test_weights_pass_through_memory_one_at_a_time(precision, checkpoint, tmp_pa
 
     assert peak_bytes < 10 * largest_bytes
     assert (source / "model.safetensors").stat().st_size > 5 * peak_bytes
+
+
+@pytest.mark.parametrize(("kind", "precision"), [("phi3", "fp32"), ("qwen3-tied", "int8"), ("llama-bf16", "int8")])
+def test_a_large_tensor_passes_in_pieces(kind, precision, graph, checkpoint, tmp_path: Path, monkeypatch):
+    """Matrices of many pieces of a few rows, the last one short, give the very bytes of matrices in one piece."""
+    folder, _ = graph(kind, "cpu", precision)
+    monkeypatch.setattr("fathom_export.decoder.checkpoint.BLOCK_VALUES", 64 * 7)
+
+    build_decoder(checkpoint(kind), tmp_path, dialect="cpu", precision=precision)
+
+    assert (tmp_path / "model.onnx.data").read_bytes() == (folder / "model.onnx.data").read_bytes()
+    assert (tmp_path / "model.onnx").read_bytes() == (folder / "model.onnx").read_bytes()
+
+
+def test_a_tensor_larger_than_a_piece_does_not_pass_through_memory_whole(checkpoint, tmp_path: Path, monkeypatch):
+    """With an embedding far above a piece's size, the peak stays below that one tensor."""
+    monkeypatch.setattr("fathom_export.decoder.checkpoint.BLOCK_VALUES", 64 * 1024)
+    large = {"vocab_size": 50_000, "tie_word_embeddings": True, "num_hidden_layers": 1}
+    monkeypatch.setitem(checkpoints.KINDS, "llama-vocabulary", checkpoints.Kind(checkpoints.LlamaConfig, large))
+    source = write_checkpoint("llama-vocabulary", tmp_path / "source")
+    embedding_bytes = 50_000 * 64 * 4
+    tracemalloc.start()
+    try:
+        build_decoder(source, tmp_path, dialect="cpu", precision="fp32")
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert peak_bytes < embedding_bytes / 2
 
 
 def test_a_disk_that_fills_leaves_nothing_behind(checkpoint, tmp_path: Path):

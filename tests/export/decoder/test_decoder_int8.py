@@ -32,6 +32,7 @@ def has_matrix(module: torch.nn.Module) -> bool:
 
 
 INT8_KINDS = ["llama-untied", "llama-tied", "llama-biases", "llama-odd-sizes", "mistral", "qwen2", "qwen3-tied"]
+INT8_KINDS += ["mistral-windowed", "phi3", "smollm3", "olmo2", "granite", "gemma2", "gemma3-text"]
 
 
 @pytest.mark.parametrize("kind", INT8_KINDS)

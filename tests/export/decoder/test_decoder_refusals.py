@@ -1,6 +1,7 @@
 """Every source and setting that a decoder cannot be built from: what is said, and that nothing is left behind."""
 
 import json
+import re
 import shutil
 import struct
 from collections.abc import Callable
@@ -10,8 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tests.export.decoder.checkpoints import KINDS
+from transformers import CONFIG_MAPPING
 
 from fathom_export.decoder import DecoderArchitecture, build_decoder, eos_token_ids
+from fathom_export.decoder.families import FAMILIES
 from fathom_export.errors import (
     CheckpointError,
     ExportError,
@@ -21,6 +25,8 @@ from fathom_export.errors import (
 )
 
 WEIGHTS = "model.safetensors"
+SUPPORTED = ["gemma", "gemma2", "gemma3", "gemma3_text", "granite", "llama", "ministral", "mistral"]
+SUPPORTED += ["olmo2", "olmo3", "phi3", "qwen2", "qwen3", "seed_oss", "smollm3"]
 
 
 @pytest.fixture
@@ -90,23 +96,42 @@ def test_a_config_that_is_no_config_is_refused(text, said, source):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model_type": "mamba"}, ["'mamba'", "llama, mistral, qwen2, qwen3"]),
-        ({"model_type": ["llama"]}, ["['llama']", "llama, mistral, qwen2, qwen3"]),
+        ({"model_type": "mamba"}, ["'mamba'", ", ".join(SUPPORTED)]),
+        ({"model_type": ["llama"]}, ["['llama']", ", ".join(SUPPORTED)]),
         ({"architectures": ["LlamaForSequenceClassification"]}, ["LlamaForSequenceClassification", "ForCausalLM"]),
-        ({"hidden_act": "gelu"}, ["hidden_act 'gelu'", "llama", "silu"]),
+        ({"hidden_act": "relu2"}, ["hidden_act 'relu2'", "llama", "gelu, gelu_new, gelu_pytorch_tanh, silu"]),
         ({"quantization_config": {"quant_method": "awq"}}, ["already quantised", "bfloat16"]),
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, ["'llama3'", "llama", "default"]),
-        ({"rope_parameters": ..., "rope_scaling": {"type": "linear", "factor": 2}}, ["'linear'", "default"]),
+        (
+            {"rope_parameters": {"rope_type": "mrope", "rope_theta": 5e5}},
+            ["'mrope'", "llama3, longrope, yarn"],
+        ),
+        ({"rope_parameters": ..., "rope_scaling": {"type": "axial", "factor": 2}}, ["'axial'", "default"]),
         ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, ["partial_rotary_factor 0.5"]),
         ({"layer_types": ["full_attention", "linear_attention"]}, ["linear_attention", "full_attention"]),
         ({"head_dim": 24}, ["head_dim 24", "cpu", "multiples of 16", "portable"]),
+        (
+            {"model_type": "phi3", "head_dim": 32, "rope_parameters": {"partial_rotary_factor": 0.75}},
+            ["24 rotary values a head", "cpu", "multiples of 16", "portable"],
+        ),
+        ({"model_type": "gemma2", "use_bidirectional_attention": True}, ["both directions", "gemma2"]),
+        (
+            {
+                "model_type": "phi3",
+                "max_position_embeddings": 512,
+                "original_max_position_embeddings": 64,
+                "rope_parameters": {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8},
+                "max_context": 65,
+            },
+            ["longrope of this phi3", "set max_context to 64 or less (it is 65)"],
+        ),
     ],
 )
 def test_what_the_builder_cannot_write_is_refused_by_name(changes, said, source):
     """The model type or feature is named, with what is supported."""
+    settings = {"max_context": changes["max_context"]} if "max_context" in changes else {}
     change_config(source, **changes)
 
-    message = refusal(source, UnsupportedArchitectureError)
+    message = refusal(source, UnsupportedArchitectureError, **settings)
 
     assert [words for words in said if words not in message] == []
 
@@ -127,6 +152,24 @@ def test_what_the_builder_cannot_write_is_refused_by_name(changes, said, source)
         ({"rope_parameters": {"rope_theta": -1}}, "rope_theta is -1"),
         ({"rope_parameters": [1]}, "rope_parameters is [1]"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes'"),
+        ({"rope_parameters": {"rope_type": "linear"}}, "lacks factor"),
+        (
+            {"rope_parameters": {"rope_type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 1}},
+            "low_freq_factor 4.0 must be below high_freq_factor 1.0",
+        ),
+        (
+            {"model_type": "phi3", "rope_parameters": {"rope_type": "longrope", "short_factor": [1.0]}},
+            "short_factor is [1.0]; it must be a list of 8 numbers",
+        ),
+        (
+            {"model_type": "phi3", "rope_parameters": {"partial_rotary_factor": 0.2}},
+            "partial_rotary_factor 0.2 of head_dim 16 turns 3 values",
+        ),
+        ({"model_type": "mistral", "sliding_window": 0}, "sliding_window is 0"),
+        ({"model_type": "olmo3", "layer_types": ["full_attention"]}, "layer_types holds 1 kinds"),
+        ({"model_type": "smollm3", "no_rope_layers": [1]}, "no_rope_layers is [1]; it must be a list of 3 numbers"),
+        ({"model_type": "gemma3"}, "lacks text_config"),
+        ({"model_type": "gemma2", "query_pre_attn_scalar": 0}, "query_pre_attn_scalar is 0"),
     ],
 )
 def test_a_config_that_contradicts_itself_is_refused(changes, said, source):
@@ -152,53 +195,82 @@ def test_the_rotary_base_is_read_in_old_and_new_spelling(rope, theta, source):
     """rope_parameters of transformers 5, rope_theta of before, and its default."""
     change_config(source, **rope)
 
-    assert DecoderArchitecture.load(source).rope_theta == theta
+    assert {form.rope.theta for form in DecoderArchitecture.load(source).layer_forms} == {theta}
+
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+QWEN_WINDOW = {"model_type": "qwen2", "sliding_window": 64, "use_sliding_window": True}
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "windows"),
     [
-        {"model_type": "mistral", "sliding_window": 64},
-        {"model_type": "qwen2", "sliding_window": 64, "use_sliding_window": True, "max_window_layers": 1},
-        {
-            "model_type": "qwen3",
-            "sliding_window": 64,
-            "use_sliding_window": True,
-            "layer_types": ["full_attention", "full_attention", "sliding_attention"],
-        },
+        ({"model_type": "mistral", "sliding_window": 64}, [64, 64, 64]),
+        ({"model_type": "mistral", "sliding_window": None}, [None, None, None]),
+        ({"model_type": "phi3", "sliding_window": 64}, [64, 64, 64]),
+        (QWEN_WINDOW | {"max_window_layers": 1}, [None, 64, 64]),
+        (QWEN_WINDOW | {"max_window_layers": 3}, [None, None, None]),
+        (QWEN_WINDOW | {"use_sliding_window": False}, [None, None, None]),
+        (QWEN_WINDOW | {"layer_types": [FULL, FULL, SLIDING]}, [None, None, 64]),
+        ({"model_type": "gemma2", "sliding_window": 64}, [64, None, 64]),
+        ({"model_type": "gemma3_text", "sliding_window": 64, "sliding_window_pattern": 3}, [64, 64, None]),
+        ({"model_type": "olmo3", "sliding_window": 64}, [64, 64, 64]),
+        ({"model_type": "llama", "sliding_window": 64, "layer_types": [SLIDING] * 3}, [None, None, None]),
     ],
 )
-def test_a_sliding_window_is_refused_where_it_would_be_in_use(changes, source):
-    """The window is named with the context up to which it makes no difference."""
+def test_a_sliding_window_is_that_of_each_layer(changes, windows, source):
+    """By the rule of each model type, as transformers has it; Qwen's configs carry one that is switched off."""
     change_config(source, **changes)
 
-    message = refusal(source, UnsupportedArchitectureError)
+    assert [form.window for form in DecoderArchitecture.load(source).layer_forms] == windows
 
-    assert changes["model_type"] in message
-    assert "set max_context to 64 or less (it is 256)" in message
+
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+def test_what_a_config_leaves_out_is_what_transformers_takes(model_type):
+    """Each family's defaults are those of transformers' configuration class."""
+    config = CONFIG_MAPPING[model_type]()
+    config = getattr(config, FAMILIES[model_type].inside or "", config)
+    rope = config.rope_parameters
+    actual = config.to_dict() | {"rope_theta": rope.get("full_attention", rope)["rope_theta"]}
+    # Qwen's class forgets the window's size while the flag is off
+    actual |= {"sliding_window": 4096} if model_type in ("qwen2", "qwen3") else {}
+
+    defaults = dict(FAMILIES[model_type].defaults)
+
+    assert {key: actual[key] for key in defaults} == defaults
+    local = FAMILIES[model_type].local_rope_theta
+    assert local == (rope["sliding_attention"]["rope_theta"] if "sliding_attention" in rope else None)
+
+
+def test_the_readme_names_every_model_type_and_no_other():
+    """The table of architectures is that of the code, and each has a checkpoint in the tests."""
+    readme = (Path(__file__).parents[3] / "export" / "README.md").read_text(encoding="utf-8")
+    table = readme.split("## Decoders")[1].split("For each")[0]
+    cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")][1:]
+
+    assert sorted(re.findall(r"`([a-z0-9_]+)`", " ".join(cells))) == SUPPORTED == sorted(FAMILIES)
+    assert {name.replace("-", "_") for name in KINDS} >= {name for name in SUPPORTED if name not in ("llama", "qwen3")}
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("scaling", "theta", "local_theta"),
     [
-        {"model_type": "mistral", "sliding_window": None},
-        {"model_type": "qwen2", "sliding_window": 64, "use_sliding_window": False},
-        {"model_type": "qwen2", "sliding_window": 64, "use_sliding_window": True, "max_window_layers": 3},
-        {"model_type": "qwen3", "sliding_window": 64, "use_sliding_window": True, "layer_types": ["full_attention"]},
+        ({}, 1e6, 1e4),
+        ({"rope_theta": 5e5, "rope_local_base_freq": 2e4}, 5e5, 2e4),
+        ({"rope_theta": 5e5, "rope_scaling": {"rope_type": "linear", "factor": 8.0}}, 5e5, 1e4),
+        ({"rope_parameters": {FULL: {"rope_theta": 3e5}, SLIDING: {"rope_theta": 7e3}}}, 3e5, 7e3),
     ],
 )
-def test_a_sliding_window_that_no_layer_uses_does_no_harm(changes, source):
-    """Qwen's configs carry one that is switched off."""
-    change_config(source, **changes)
+def test_global_and_local_layers_have_rotary_bases_of_their_own(scaling, theta, local_theta, source):
+    """Gemma 3's, in old and new spelling; a scaling is that of the global layers alone."""
+    layer_types = {"layer_types": [SLIDING, FULL, SLIDING]}
+    change_config(source, model_type="gemma3_text", **{"rope_parameters": ...} | scaling | layer_types)
 
-    assert DecoderArchitecture.load(source).sliding_window is None
+    local, whole, _ = (form.rope for form in DecoderArchitecture.load(source).layer_forms)
 
-
-def test_a_context_within_the_sliding_window_is_built(source, tmp_path: Path):
-    """Up to the window's length, a windowed model is an ordinary one."""
-    change_config(source, model_type="mistral", sliding_window=64)
-
-    assert build_decoder(source, tmp_path, dialect="cpu", precision="fp32", max_context=64).max_context == 64
+    assert (whole.theta, local.theta) == (theta, local_theta)
+    assert local.scaling is None
+    assert (whole.scaling is None) == ("rope_scaling" not in scaling)
 
 
 # ---- settings ----
@@ -209,7 +281,9 @@ def test_a_context_within_the_sliding_window_is_built(source, tmp_path: Path):
 )
 def test_a_precision_that_the_dialect_lacks_is_refused(settings, source):
     """The valid pairs are named."""
-    assert "valid pairs: cpu: fp32, int8; portable: fp32" in refusal(source, InvalidPrecisionError, **settings)
+    message = refusal(source, InvalidPrecisionError, **settings)
+
+    assert "valid pairs: cpu: fp32, int8, int4; portable: fp32, fp16, fp8" in message
 
 
 @pytest.mark.parametrize("max_context", [0, -3, 257])

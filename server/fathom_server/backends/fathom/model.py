@@ -15,7 +15,7 @@ from fathom_server.backends.fathom.generate_request import GenerateRequest, read
 from fathom_server.backends.fathom.outbox import Outbox, OutgoingAnswer
 from fathom_server.engine.engine import Engine, EngineLoad
 from fathom_server.engine.request import Piece, Request
-from fathom_server.engine.runner.onnx import OnnxRunner
+from fathom_server.engine.runner.load import load_runner
 from fathom_server.engine.settings import EngineSettings
 from fathom_server.errors import (
     CancelledRequestError,
@@ -53,7 +53,9 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         settings = EngineSettings.load(folder)
         self._tokenizer = TextTokenizer.load(folder)
-        self._engine = Engine(OnnxRunner(folder, settings), settings, DetokenizerFactory(self._tokenizer.tokenizer).new)
+        self._engine = Engine(
+            load_runner(folder, settings), settings, DetokenizerFactory(self._tokenizer.tokenizer).new
+        )
         self._outbox = Outbox()
         self._gauges = LoadGauges(self._engine, args["model_name"])
         self._watch = CancellationWatch(self._engine, on_tick=self._gauges.refresh)

@@ -5,13 +5,22 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fathom_server.engine.kv_cache import SlotCache
+
+class SlotMover(Protocol):
+    """A cache of slots as the engine sees it, wherever its memory is."""
+
+    def move(self, source: int, destination: int, length: int) -> None:
+        """Copy the first ``length`` tokens of one slot to another, which loses what it held."""
+        ...
 
 
 class Runner(Protocol):
     """Computes one step of one model over slots that lie side by side in its cache."""
 
-    cache: SlotCache
+    @property
+    def cache(self) -> SlotMover:
+        """Keys and values of all slots."""
+        ...
 
     def prefill(self, slot: int, past_length: int, token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Compute a chunk of one request's prompt behind ``past_length`` tokens of its slot.

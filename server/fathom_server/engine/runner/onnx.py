@@ -1,6 +1,7 @@
 """A decoder graph on ONNX Runtime's CPU provider, its cache bound in place."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,14 @@ from fathom_server.errors import SettingsError
 
 
 class OnnxRunner:
-    """Runs ``model.onnx`` of one version's folder; raises SettingsError where it cannot be loaded."""
+    """Runs ``model.onnx`` of one version's folder; raises SettingsError where it cannot be loaded.
 
-    def __init__(self, folder: Path, settings: EngineSettings) -> None:
+    ``session_entries`` are further session options of ONNX Runtime by name.
+    """
+
+    def __init__(
+        self, folder: Path, settings: EngineSettings, session_entries: Mapping[str, str] | None = None
+    ) -> None:
         graph, limits = settings.graph, settings.limits
         self._graph = graph
         options = ort.SessionOptions()
@@ -26,6 +32,8 @@ class OnnxRunner:
         options.log_severity_level = 3
         # without VNNI instructions, products of u8 and s8 could overflow their 16-bit sums
         options.add_session_config_entry("session.x64quantprecision", "1")
+        for name, value in (session_entries or {}).items():
+            options.add_session_config_entry(name, value)
         path = folder / names.GRAPH_FILE
         try:
             self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

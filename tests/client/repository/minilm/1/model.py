@@ -1,6 +1,6 @@
 """A stand-in for an embedding model: eight numbers from the text's hash, one token a character, 512 at most.
 
-A text that begins with ``slow`` takes half a second.
+A text that begins with ``slow`` takes half a second. A prompt's name is put before the text as it is.
 """
 
 import hashlib
@@ -22,6 +22,9 @@ class TritonPythonModel:
     def _embed(self, request):
         texts = [row[0].decode("utf-8") for row in pb_utils.get_input_tensor_by_name(request, "text_input").as_numpy()]
         truncate = pb_utils.get_input_tensor_by_name(request, "truncate")
+        prompts = pb_utils.get_input_tensor_by_name(request, "prompt_name")
+        if prompts is not None:
+            texts = [f"{row[0].decode('utf-8')}: {text}" for row, text in zip(prompts.as_numpy(), texts, strict=True)]
         flags = truncate.as_numpy()[:, 0] if truncate is not None else [False] * len(texts)
         vectors, counts = [], []
         for text, allowed in zip(texts, flags, strict=True):

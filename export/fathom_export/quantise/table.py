@@ -1,0 +1,122 @@
+"""Which precision goes with which task and target: the one table behind the refusals and the documentation."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from fathom_export.errors import InvalidPrecisionError
+
+PRECISIONS: Final = ("fp32", "fp16", "int8", "int4", "fp8")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One cell: what a valid precision means there, or why another is not valid."""
+
+    task: str
+    target: str
+    precision: str
+    valid: bool
+    text: str
+
+
+ENCODER_TARGET: Final = "onnxruntime"
+
+_ENCODER_TASKS: Final = ("embed", "rerank", "classify")
+
+TARGETS: Final = {
+    ("generate", "cpu"): "ONNX Runtime on CPU",
+    ("generate", "portable"): "TensorRT plans, any conforming runtime",
+    **{(task, ENCODER_TARGET): "Triton's onnxruntime backend" for task in _ENCODER_TASKS},
+}
+"""Every pair of task and target, and what runs it. A decoder's target is its dialect."""
+
+
+def _entries(task: str, target: str, valid: dict[str, str], invalid: dict[str, str]) -> tuple[Entry, ...]:
+    texts = valid | invalid
+    return tuple(Entry(task, target, name, name in valid, texts[name]) for name in PRECISIONS)
+
+
+def _encoder_entries(task: str) -> tuple[Entry, ...]:
+    return _entries(
+        task,
+        ENCODER_TARGET,
+        {
+            "fp32": "everything in float32",
+            "int8": "int8 weights with one scale a column, uint8 activations with one scale a token",
+        },
+        {
+            "fp16": "ONNX Runtime's CPU kernels would cast every float16 tensor to float32 and back",
+            "int4": "an encoder computes whole batches, for which blocks of 4 bits are slower than int8",
+            "fp8": "no CPU kernel multiplies fp8",
+        },
+    )
+
+
+TABLE: Final = (
+    *_entries(
+        "generate",
+        "cpu",
+        {
+            "fp32": "everything in float32",
+            "int8": "int8 weights with one scale a column, uint8 activations with one scale a row",
+            "int4": "int4 weights in blocks of 32 or 128, int8 activations by block; embedding and LM head int8",
+        },
+        {
+            "fp16": "ONNX Runtime's CPU kernels would cast every float16 tensor to float32 and back",
+            "fp8": "no CPU kernel multiplies fp8",
+        },
+    ),
+    *_entries(
+        "generate",
+        "portable",
+        {
+            "fp32": "everything in float32",
+            "fp16": "weights, activations and cache in float16; norms and softmax in float32",
+            "fp8": "fp8 e4m3 weights with one scale a column, activations with one scale a tensor, calibrated; "
+            "embedding, LM head and the rest as in fp16",
+        },
+        {
+            "int8": "an activation scale a row is no form that TensorRT takes",
+            "int4": "weights in blocks of 4 bits are an operator of ONNX Runtime's own",
+        },
+    ),
+    *(entry for task in _ENCODER_TASKS for entry in _encoder_entries(task)),
+)
+
+
+def valid_precisions(task: str, target: str) -> tuple[str, ...]:
+    """The precisions of a task and target; empty where the pair is unknown."""
+    return tuple(entry.precision for entry in TABLE if (entry.task, entry.target) == (task, target) and entry.valid)
+
+
+def refusal(task: str, target: str, precision: str) -> str | None:
+    """Why a precision does not go with a task and target, and what does; None where it does."""
+    if precision in valid_precisions(task, target):
+        return None
+    kind = "dialect" if task == "generate" else "target"
+    reasons = [
+        entry.text for entry in TABLE if (entry.task, entry.target, entry.precision) == (task, target, precision)
+    ]
+    reason = f" ({reasons[0]})" if reasons else ""
+    pairs = "; ".join(f"{other}: {', '.join(valid_precisions(task, other))}" for name, other in TARGETS if name == task)
+    return f"precision {precision!r} does not go with {kind} {target!r}{reason}; valid pairs: {pairs}"
+
+
+def require_valid(task: str, target: str, precision: str) -> None:
+    """Raise InvalidPrecisionError, naming the valid precisions, unless the precision goes with the task and target."""
+    message = refusal(task, target, precision)
+    if message is not None:
+        raise InvalidPrecisionError(message)
+
+
+def markdown() -> str:
+    """The table as docs/precisions.md shows it."""
+    lines = [f"| task | target | {' | '.join(PRECISIONS)} |", f"|---|---|{'---|' * len(PRECISIONS)}"]
+    for (task, target), runs_on in TARGETS.items():
+        cells = [
+            entry.text if entry.valid else f"no: {entry.text}"
+            for entry in TABLE
+            if (entry.task, entry.target) == (task, target)
+        ]
+        lines.append(f"| {task} | `{target}`, {runs_on} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,97 @@
+"""A ``bundle.toml``: the file, its models, and what is wrong with it."""
+
+import tomllib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from fathom_export.errors import SpecError
+from fathom_export.spec.key import path_of, read_choice, read_table, refuse_unknown
+from fathom_export.spec.model_spec import SPECS, GenerateSpec, ModelSpec, model_names
+
+DEFAULT_BUNDLE: Final = "bundle.toml"
+DEFAULT_REPOSITORY: Final = "model_repository"
+MAX_BUNDLE_BYTES: Final = 1 << 20
+
+REPOSITORY_KEY: Final = "repository"
+MODELS_KEY: Final = "models"
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Everything in a ``bundle.toml``; relative paths in it are relative to the file's folder."""
+
+    folder: Path
+    repository: Path
+    models: tuple[ModelSpec, ...]
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Read a bundle's file; raises SpecError giving file, key and remedy."""
+    raw = _read_toml(path)
+    try:
+        refuse_unknown(raw, (REPOSITORY_KEY, MODELS_KEY), "")
+        repository = raw.get(REPOSITORY_KEY, DEFAULT_REPOSITORY)
+        if not isinstance(repository, str) or not repository.strip() or not repository.isprintable():
+            raise SpecError(f"{REPOSITORY_KEY} is {repository!r}; it must be a text that is not empty")
+        tables = raw.get(MODELS_KEY)
+        if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
+            raise SpecError("models is missing or empty; describe at least one model in a [[models]] table")
+        models = tuple(read_model(table, f"{MODELS_KEY}[{number}]") for number, table in enumerate(tables))
+        _refuse_collisions(models)
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}") from error
+    folder = path.resolve().parent
+    return Bundle(folder, folder / repository, tuple(_placed(spec, folder) for spec in models))
+
+
+def read_model(table: Mapping[str, Any], where: str) -> ModelSpec:
+    """A model's table, checked; ``where`` begins the keys in messages. Raises SpecError."""
+    task = read_choice(table, "task", where, tuple(SPECS))
+    kind = SPECS[task]  # type: ignore[index]  # it is one of its keys
+    values = read_table(kind, table, where, also=("task",))
+    try:
+        return kind(**values)
+    except SpecError as error:
+        raise SpecError(path_of(where, str(error))) from error
+
+
+def _placed(spec: ModelSpec, folder: Path) -> ModelSpec:
+    """The spec with the paths of its texts, relative to the bundle until now, made whole."""
+    if spec.quality.evaluation_text:
+        text = str(folder / spec.quality.evaluation_text)
+        spec = replace(spec, quality=replace(spec.quality, evaluation_text=text))  # type: ignore[arg-type]  # same type
+    if not isinstance(spec, GenerateSpec) or not spec.quantisation.calibration_text:
+        return spec
+    text = str(folder / spec.quantisation.calibration_text)
+    return replace(spec, quantisation=replace(spec.quantisation, calibration_text=text))
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BUNDLE_BYTES + 1)
+    except FileNotFoundError as error:
+        raise SpecError(f"{path} does not exist; name a bundle file, or a source with --name and --task") from error
+    except OSError as error:
+        raise SpecError(f"{path} cannot be read: {error}") from error
+    if len(content) > MAX_BUNDLE_BYTES:
+        raise SpecError(f"{path} is larger than {MAX_BUNDLE_BYTES} bytes; it is no bundle")
+    try:
+        return tomllib.loads(content.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path} is not TOML: {error}") from error
+    except (RecursionError, ValueError) as error:  # nested too deep; a date or a number that Python cannot hold
+        raise SpecError(f"{path} is not TOML that can be read: {error}") from error
+
+
+def _refuse_collisions(models: Collection[ModelSpec]) -> None:
+    owners: dict[str, str] = {}
+    for spec in models:
+        for name in model_names(spec):
+            if name in owners:
+                raise SpecError(
+                    f"model {spec.name!r} makes a model named {name!r}, as {owners[name]!r} does already; rename one"
+                )
+            owners[name] = spec.name

