@@ -82,6 +82,7 @@ class _EncoderSpec:
     )
     serving: Annotated[EncoderServing, Key("how Triton runs it")] = field(default_factory=EncoderServing)
     quality: Annotated[EncoderQuality, Key("what its quality card must show")] = field(default_factory=EncoderQuality)
+    task: Literal["embed", "rerank", "classify"] = "embed"
 
     def __post_init__(self) -> None:
         _check_name(self.name)
