@@ -86,7 +86,8 @@ class _EncoderSpec:
 
     def __post_init__(self) -> None:
         _check_name(self.name)
-        _check_precision(self.task, ENCODER_TARGET, self.precision)
+        task = next(name for name, kind in SPECS.items() if kind is type(self))
+        _check_precision(task, ENCODER_TARGET, self.precision)
         limits = EncoderLimits(**self.limits)  # type: ignore[arg-type]
         for size in self.serving.preferred_batch_sizes:
             if size > limits.max_batch:
