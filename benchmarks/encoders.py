@@ -89,7 +89,7 @@ def main() -> int:
         repository = options.repository or Path(work) / "repository"
         _export(repository, options)
         ports = stack.enter_context(_triton(repository, Path(work)))
-        peer = stack.enter_context(_infinity(options.infinity)) if options.infinity else None
+        peer = stack.enter_context(_infinity(options.infinity, Path(work))) if options.infinity else None
         rounds, cosines = asyncio.run(_measure(options, ports["grpc"], peer))
         joined = {name: _texts_per_run(ports["http"], f"{name}_encoder") for name in ("minilm_int8", "minilm_fp32")}
     result = _summary(rounds, cosines, joined, options)
@@ -160,6 +160,8 @@ async def _turn(contender: Contender, texts: Sequence[str], duration_s: float) -
                 waits_ms.append((now_s - sent_s) * 1e3)
 
     await asyncio.gather(*(call() for _ in range(contender.callers)))
+    if not waits_ms:
+        raise SystemExit(f"error: {contender.name} answered nothing within {duration_s:g} s; is the machine busy?")
     p50, p99 = np.percentile(waits_ms, [50, 99])
     rate = len(waits_ms) * contender.texts_per_call / duration_s
     return Round(contender.name, round(rate, 1), round(float(p50), 2), round(float(p99), 2))
@@ -207,13 +209,13 @@ def _triton(repository: Path, work: Path) -> Iterator[dict[str, int]]:
         "--ports-file",
         str(ports),
     ]
-    with _process([*command, "--log-level", "warning", "--log-file", str(log)]) as process:
+    with _process([*command, "--log-level", "warning", "--log-file", str(log)], work / "serve.log") as process:
         _wait(process, ports.exists, f"fathom-serve; see {log}")
         yield json.loads(ports.read_text(encoding="utf-8"))
 
 
 @contextlib.contextmanager
-def _infinity(environment: Path) -> Iterator[int]:
+def _infinity(environment: Path, work: Path) -> Iterator[int]:
     """A running infinity-emb server over the same model in its default engine; its port."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
@@ -228,14 +230,20 @@ def _infinity(environment: Path) -> Iterator[int]:
             return True
         return False
 
-    with _process(command, {**quiet, "PYTHONPATH": ""}) as process:
-        _wait(process, answers, "infinity-emb")
+    log = work / "infinity.log"
+    with _process(command, log, {**quiet, "PYTHONPATH": ""}) as process:
+        _wait(process, answers, f"infinity-emb; see {log}")
         yield port
 
 
 @contextlib.contextmanager
-def _process(command: list[str], environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment, start_new_session=True)
+def _process(
+    command: list[str], log: Path, environment: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
     try:
         yield process
     finally:

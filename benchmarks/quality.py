@@ -158,7 +158,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     """Task accuracy (LLMs) and rank correlation (the encoder) against bytes."""
     import matplotlib
 
-    style = {"svg.hashsalt": "fathom", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False}
+    style: dict[Any, Any] = {"svg.hashsalt": "fathom", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False}
     with matplotlib.rc_context(style | {"axes.spines.right": False, "axes.grid": True, "grid.color": RULE}):
         from matplotlib.figure import Figure
 

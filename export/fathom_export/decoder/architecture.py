@@ -22,6 +22,9 @@ from fathom_export.errors import CheckpointError, UnsupportedArchitectureError
 CONFIG_FILE: Final = "config.json"
 GENERATION_CONFIG_FILE: Final = "generation_config.json"
 
+MAX_LAYERS: Final = 10_000
+"""More are refused unread: each layer is described before its weights are looked for."""
+
 Activation = Literal["silu", "gelu", "gelu_tanh"]
 
 _ACTIVATIONS: Final[Mapping[str, Activation]] = {
@@ -116,7 +119,7 @@ class DecoderArchitecture:
                 f"{path}: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
             )
         head_dim = _head_dim(values, hidden, heads)
-        layers = values.size("num_hidden_layers")
+        layers = values.size("num_hidden_layers", most=MAX_LAYERS)
         max_positions = values.size("max_position_embeddings")
         scales = _scales(values, family, hidden, head_dim)
         return cls(

@@ -1,12 +1,16 @@
 """Typed access to a checkpoint's JSON files."""
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from fathom_export.errors import CheckpointError
+
+MAX_SIZE: Final = (1 << 31) - 1
+MAX_FLOAT: Final = sys.float_info.max
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -32,8 +36,8 @@ class ConfigValues:
     config: Mapping[str, Any]
     path: Path
 
-    def size(self, key: str, default: int | None = None, least: int = 1) -> int:
-        """A whole number of at least ``least``; null counts as absent."""
+    def size(self, key: str, default: int | None = None, least: int = 1, most: int = MAX_SIZE) -> int:
+        """A whole number from ``least`` to ``most``; null counts as absent."""
         value = self.config.get(key)
         if value is None:
             value = default
@@ -41,6 +45,8 @@ class ConfigValues:
             raise CheckpointError(f"{self.path} lacks {key}")
         if type(value) is not int or value < least:
             raise CheckpointError(f"{self.path}: {key} is {value!r}; it must be a whole number of at least {least}")
+        if value > most:
+            raise CheckpointError(f"{self.path}: {key} is {value}; no model has more than {most}")
         return value
 
     def positive(self, key: str, default: float | None = None) -> float:
@@ -51,7 +57,7 @@ class ConfigValues:
         if value is None:
             raise CheckpointError(f"{self.path} lacks {key}")
         # Not `value <= 0`: JSON's NaN is refused too.
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_FLOAT:
             raise CheckpointError(f"{self.path}: {key} is {value!r}; it must be a number above 0")
         return float(value)
 

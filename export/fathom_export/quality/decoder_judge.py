@@ -197,7 +197,7 @@ class DecoderJudge:
         return comparisons, {DIVERGENCES: [float(f"{value:.3g}") for value in quantiles]}
 
     def _groups(self, passages: Sequence[Passage]) -> Iterator[list[Passage]]:
-        """Passages in groups whose logits fit into memory: the fewer turns models take, the less they disturb each other."""
+        """Passages in groups whose logits fit into memory: fewer turns of the models disturb each other less."""
         room = max(1, _LOGITS_BYTES // (4 * self._settings.graph.vocabulary))
         group: list[Passage] = []
         positions = 0

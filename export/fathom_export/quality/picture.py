@@ -87,7 +87,7 @@ def _divergences(axes: "Axes", card: QualityCard) -> None:
         yscale="log",
         xlabel="KL divergence, nats",
         ylabel="share of positions above",
-        title=f"Divergence from {card.logits[0].reference.split(',')[0]}",
+        title=f"Divergence from {card.logits[0].reference.split(' (')[0]}",
     )
     axes.legend(fontsize=8, loc="lower left")
 
@@ -109,7 +109,7 @@ def _tasks(axes: "Axes", card: QualityCard) -> None:
     axes.set_yticks(places, tasks)
     axes.grid(visible=False, axis="y")
     if has_reference:
-        axes.legend(fontsize=8, loc="lower left")
+        _legend_below(axes)
 
 
 def _similarities(axes: "Axes", card: QualityCard) -> None:
@@ -118,7 +118,7 @@ def _similarities(axes: "Axes", card: QualityCard) -> None:
     axes.plot(ends, ends, color=_REFERENCE, linewidth=1)
     axes.scatter(one, other, s=4, color=_EXPORT, alpha=0.5, linewidths=0)
     axes.set(
-        xlabel=f"cosine of a pair, {card.embeddings[0].reference.split(',')[0]}",
+        xlabel=f"cosine of a pair, {card.embeddings[0].reference.split(' (')[0]}",
         ylabel=f"cosine of a pair, {card.precision}",
         title=f"Similarities, rank correlation {card.embeddings[0].rank_correlation:.4f}",
     )
@@ -140,8 +140,13 @@ def _layers(axes: "Axes", card: QualityCard) -> None:
             axes.annotate(error.layer, text, rotation=90, fontsize=7, ha="center", va="bottom", color=_INK)
     axes.set(xlabel="layer, from the embedding on", ylabel="relative L2 error", title="Error by layer")
     axes.set_xticks([])
-    axes.margins(y=0.35)
-    axes.legend(fontsize=8, loc="upper left")
+    axes.margins(y=0.3)
+    _legend_below(axes)
+
+
+def _legend_below(axes: "Axes") -> None:
+    """A legend that covers no figure."""
+    axes.legend(fontsize=8, loc="upper right", bbox_to_anchor=(1, -0.18), ncols=2, borderaxespad=0)
 
 
 def _sizes(axes: "Axes", card: QualityCard) -> None:

@@ -82,10 +82,12 @@ class _EncoderSpec:
     )
     serving: Annotated[EncoderServing, Key("how Triton runs it")] = field(default_factory=EncoderServing)
     quality: Annotated[EncoderQuality, Key("what its quality card must show")] = field(default_factory=EncoderQuality)
+    task: Literal["embed", "rerank", "classify"] = "embed"
 
     def __post_init__(self) -> None:
         _check_name(self.name)
-        _check_precision(self.task, ENCODER_TARGET, self.precision)
+        task = next(name for name, kind in SPECS.items() if kind is type(self))
+        _check_precision(task, ENCODER_TARGET, self.precision)
         limits = EncoderLimits(**self.limits)  # type: ignore[arg-type]
         for size in self.serving.preferred_batch_sizes:
             if size > limits.max_batch:

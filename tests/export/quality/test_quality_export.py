@@ -301,3 +301,26 @@ def test_an_encoder_that_misses_a_threshold_is_not_written(tiny_bert: Path, tmp_
     with pytest.raises(QualityError, match=r"the cosine of the embedding of '.*' .* below min_cosine 1"):
         export(strict, tmp_path / "repository")
     assert not list((tmp_path / "repository").iterdir())
+
+
+def test_the_picture_is_drawn_as_png_too(source: Path, tmp_path: Path) -> None:
+    """Divergences, tasks and layers stand beside each other on white ground, each with something drawn."""
+    from matplotlib.image import imread
+
+    from fathom_export.quality.decoder_judge import DecoderJudge
+    from fathom_export.quality.picture import save_picture
+
+    spec = GenerateSpec("chat", str(source), precision="int8")
+    export(spec, tmp_path / "repository")
+    work = tmp_path / "work"
+    work.mkdir()
+    judged = DecoderJudge(spec, source, tmp_path / "repository" / "chat" / "1", work, None).card(
+        lambda done, total: None
+    )
+    save_picture(judged, tmp_path / "quality.png")
+    pixels = imread(tmp_path / "quality.png")[..., :3]
+    assert pixels.shape[1] > 3 * pixels.shape[0]
+    assert np.median(pixels) == 1.0
+    for panel in np.array_split(pixels, 3, axis=1):
+        colours = np.unique((panel.reshape(-1, 3) * 15).astype(int), axis=0)
+        assert len(colours) > 8

@@ -184,9 +184,9 @@ def test_fp8_is_what_tensorrt_recognises(built) -> None:
 
 @pytest.mark.parametrize("form", ["int4 32", "int4 128", "int4 hqq"])
 def test_int4_rows_are_close_alone_and_among_six(built, form: str) -> None:
-    """A row's logits in a batch are those of the row alone up to the order of float32 sums.
+    """With blocks of 32 a row's logits are the same bits alone and in a batch.
 
-    They are not bit-identical: ONNX Runtime multiplies one row by another kernel than several.
+    With blocks of 128 they are only close: ONNX Runtime multiplies one row by another kernel than several.
     """
     _, precision, settings = PRECISIONS[form]
     folder, description = built("qwen3-tied", "cpu", precision, **settings)
@@ -200,7 +200,10 @@ def test_int4_rows_are_close_alone_and_among_six(built, form: str) -> None:
         new = [[tokens[step % len(tokens)]] for tokens in prompts]
         found = together.step(new, [[0]] * 6)
         single = np.stack([alone.step([token], [[0]], row)[0] for row, token in enumerate(new)])
-        assert cosines(found, single).min() > 0.999
+        if settings.get("block_size") == 128:
+            assert cosines(found, single).min() > 0.999
+        else:
+            np.testing.assert_array_equal(found, single)
 
 
 @pytest.mark.parametrize("form", ["int4 32", "fp16", "fp8 max"])
