@@ -111,15 +111,21 @@ def file_text(path: Path, tokenizer: TextTokenizer, max_context: int) -> Evaluat
 def generated_text(
     folder: Path, settings: EngineSettings, tokenizer: TextTokenizer, options: Mapping[str, str]
 ) -> EvaluationText:
-    """What the model in a version's folder writes after fixed openings, sampled at temperature 1 with fixed seeds."""
+    """What the model in a version's folder writes after fixed openings, sampled at temperature 1 with fixed seeds.
+
+    A tokenizer that has no tokens for them (one of a narrow vocabulary) begins with the model's end token instead. Raises
+    SourceError where there is none either.
+    """
     context = settings.graph.max_context
     questions = []
     for seed, opening in enumerate(_OPENINGS):
-        prompt = _opening_ids(tokenizer, opening)[: max(1, context // 2)]
+        prompt = _opening_ids(tokenizer, opening)[: max(1, context // 2)] or [*settings.eos_token_ids[:1]]
         length = min(_GENERATED_TOKENS, context - len(prompt))
         if prompt and length > 0:
             sampling = SamplingParameters(max_tokens=length, temperature=1.0, seed=seed)
             questions.append(Question(tuple(prompt), sampling))
+    if not questions:
+        raise SourceError("the tokenizer has no tokens for text to judge the model on; name a file by --calibration-text")
     answers = answer_all(folder, settings, tokenizer, questions, options)
     passages = tuple(
         Passage(question.prompt_ids + answer.token_ids, len(question.prompt_ids))
