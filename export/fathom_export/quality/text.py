@@ -113,8 +113,8 @@ def generated_text(
 ) -> EvaluationText:
     """What the model in a version's folder writes after fixed openings, sampled at temperature 1 with fixed seeds.
 
-    A tokenizer that has no tokens for them (one of a narrow vocabulary) begins with the model's end token instead. Raises
-    SourceError where there is none either.
+    A tokenizer that has no tokens for them (one of a narrow vocabulary) begins with the model's end token instead.
+    Raises SourceError where there is none either.
     """
     context = settings.graph.max_context
     questions = []
@@ -125,7 +125,9 @@ def generated_text(
             sampling = SamplingParameters(max_tokens=length, temperature=1.0, seed=seed)
             questions.append(Question(tuple(prompt), sampling))
     if not questions:
-        raise SourceError("the tokenizer has no tokens for text to judge the model on; name a file by --calibration-text")
+        raise SourceError(
+            "the tokenizer has no tokens for text to judge the model on; name a file by --calibration-text"
+        )
     answers = answer_all(folder, settings, tokenizer, questions, options)
     passages = tuple(
         Passage(question.prompt_ids + answer.token_ids, len(question.prompt_ids))
