@@ -16,6 +16,8 @@ import numpy.typing as npt
 import onnxruntime
 import triton_python_backend_utils as pb_utils
 
+from fathom_server.processor import has_vnni
+
 Array = npt.NDArray[Any]
 Config = Mapping[str, Any]
 
@@ -43,9 +45,6 @@ DATA_TYPES: Final = {
 OVERFLOW_GUARD: Final = "session.x64quantprecision"
 """Keeps products of u8 and s8 from overflowing their 16-bit sums on processors without VNNI. On the others it changes
 no result and makes such products half as fast, so there it is left out."""
-
-CPUINFO: Final = Path("/proc/cpuinfo")
-VNNI_FLAGS: Final = frozenset(("avx512_vnni", "avx_vnni"))
 
 
 class ModelError(Exception):
@@ -175,16 +174,6 @@ def session_options(config: Config) -> Any:
         if name.startswith("session.") and not (name == OVERFLOW_GUARD and has_vnni()):
             options.add_session_config_entry(name, parameter(config, name))
     return options
-
-
-def has_vnni() -> bool:
-    """Whether this processor sums products of 8-bit numbers in 32 bits; False where nobody says."""
-    try:
-        lines = CPUINFO.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return False
-    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
-    return not VNNI_FLAGS.isdisjoint(flags)
 
 
 @dataclass(slots=True)
