@@ -1,7 +1,7 @@
 """Serves an ONNX model under the config.pbtxt that Triton's own (C++) onnxruntime backend takes, on CPU.
 
 The requests that Triton hands over together run in one call of the session; those whose shapes differ in more than the
-batch run apart. The launcher copies this one file into the backend folder, so it imports nothing of Fathom.
+batch run apart. The launcher copies this one file into the backend folder.
 """
 
 import json

@@ -32,7 +32,7 @@ class OnnxRunner:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         if not has_vnni():
-            # products of u8 and s8 could overflow their 16-bit sums; with VNNI the guard changes nothing and halves speed
+            # products of u8 and s8 could overflow their 16-bit sums; with VNNI this changes nothing but halves speed
             options.add_session_config_entry("session.x64quantprecision", "1")
         for name, value in (session_entries or {}).items():
             options.add_session_config_entry(name, value)
