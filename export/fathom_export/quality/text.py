@@ -125,7 +125,9 @@ def generated_text(
             sampling = SamplingParameters(max_tokens=length, temperature=1.0, seed=seed)
             questions.append(Question(tuple(prompt), sampling))
     if not questions:
-        raise SourceError("the tokenizer has no tokens for text to judge the model on; name a file by --calibration-text")
+        raise SourceError(
+            "the tokenizer has no tokens for text to judge the model on; name a file by --evaluation-text"
+        )
     answers = answer_all(folder, settings, tokenizer, questions, options)
     passages = tuple(
         Passage(question.prompt_ids + answer.token_ids, len(question.prompt_ids))
