@@ -113,8 +113,8 @@ def generated_text(
 ) -> EvaluationText:
     """What the model in a version's folder writes after fixed openings, sampled at temperature 1 with fixed seeds.
 
-    A tokenizer that has no tokens for them (one of a narrow vocabulary) begins with the model's end token instead. Raises
-    SourceError where there is none either.
+    A tokenizer that has no tokens for them (one of a narrow vocabulary) begins with the model's end token instead.
+    Raises SourceError where there is none either.
     """
     context = settings.graph.max_context
     questions = []
