@@ -101,7 +101,9 @@ def test_the_passport_tells_source_settings_and_result(source: Path, tmp_path: P
     assert passport["origin"]["versions"]["onnx-ir"]
     assert passport["opsets"]["ai.onnx"] == 24
     assert passport["check"]["largest_logit"] > 0
-    assert {"chat/1/config.pbtxt", "chat_tokenizer/1/model.py", "chat_ensemble/1/config.pbtxt"} <= set(passport["files"])
+    assert {"chat/1/config.pbtxt", "chat_tokenizer/1/model.py", "chat_ensemble/1/config.pbtxt"} <= set(
+        passport["files"]
+    )
 
 
 def test_the_context_is_the_models_own_unless_the_spec_says_less(source: Path, tmp_path: Path) -> None:
