@@ -196,11 +196,11 @@ def _refuse_unsupported_features(
             f"{path}: this {model_type} is already quantised (quantization_config); supported: checkpoints in float32, "
             "float16 or bfloat16, which export quantises itself"
         )
-    heads = whole.get("architectures") or []
+    heads = ConfigValues(whole, path).texts("architectures") or []
     ending = "ForCausalLM" if family.inside is None else ("ForCausalLM", "ForConditionalGeneration")
-    if heads and not any(str(head).endswith(ending) for head in heads):
+    if heads and not any(head.endswith(ending) for head in heads):
         raise UnsupportedArchitectureError(
-            f"{path}: architectures {', '.join(map(str, heads))} is not a language model; supported: ...ForCausalLM "
+            f"{path}: architectures {', '.join(heads)} is not a language model; supported: ...ForCausalLM "
             f"of {', '.join(SUPPORTED_MODEL_TYPES)}"
         )
     if values.flag("use_bidirectional_attention"):
@@ -208,7 +208,7 @@ def _refuse_unsupported_features(
             f"{path}: this {model_type} attends in both directions (use_bidirectional_attention), so it is no "
             "generator; supported: causal attention"
         )
-    unknown = sorted({str(kind) for kind in values.config.get("layer_types") or []} - {FULL, SLIDING})
+    unknown = sorted({*(values.texts("layer_types") or [])} - {FULL, SLIDING})
     if unknown:
         raise UnsupportedArchitectureError(
             f"{path}: layer_types of this {model_type} hold {', '.join(unknown)}; supported: {FULL}, {SLIDING}"
@@ -261,7 +261,7 @@ def _activation(values: ConfigValues, model_type: str, family: Family) -> Activa
 def _layer_forms(
     values: ConfigValues, model_type: str, family: Family, layers: int, head_dim: int, max_positions: int
 ) -> tuple[LayerForm, ...]:
-    kinds = values.config.get("layer_types") if family.obeys_layer_types else None
+    kinds = values.texts("layer_types") if family.obeys_layer_types else None
     if kinds is None:
         kinds = family.layer_types(values, layers)
     elif len(kinds) != layers:

@@ -83,6 +83,13 @@ class ConfigValues:
             raise CheckpointError(f"{self.path}: {key} is {value!r}; it must be an object")
         return type(self)(value, self.path)
 
+    def texts(self, key: str) -> list[str] | None:
+        """A list of texts, or None where it is absent or null."""
+        value = self.config.get(key)
+        if value is not None and not (isinstance(value, list) and all(isinstance(entry, str) for entry in value)):
+            raise CheckpointError(f"{self.path}: {key} is {value!r}; it must be a list of texts")
+        return value
+
     def numbers(self, key: str, count: int) -> tuple[float, ...]:
         """A list of so many numbers."""
         value = self.config.get(key)

@@ -126,7 +126,7 @@ def generated_text(
             questions.append(Question(tuple(prompt), sampling))
     if not questions:
         raise SourceError(
-            "the tokenizer has no tokens for text to judge the model on; name a file by --calibration-text"
+            "the tokenizer has no tokens for text to judge the model on; name a file by --evaluation-text"
         )
     answers = answer_all(folder, settings, tokenizer, questions, options)
     passages = tuple(
