@@ -152,6 +152,8 @@ def test_what_the_builder_cannot_write_is_refused_by_name(changes, said, source)
         ({"rope_parameters": {"rope_theta": -1}}, "rope_theta is -1"),
         ({"rope_parameters": [1]}, "rope_parameters is [1]"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes'"),
+        ({"architectures": 7}, "architectures is 7; it must be a list of texts"),
+        ({"layer_types": {"0": "full_attention"}}, "layer_types is {'0': 'full_attention'}; it must be a list of"),
         ({"rope_parameters": {"rope_type": "linear"}}, "lacks factor"),
         (
             {"rope_parameters": {"rope_type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 1}},
