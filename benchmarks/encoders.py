@@ -272,6 +272,9 @@ async def _http(port: int, connections: int) -> AsyncIterator[Embed]:
 
     async def embed(batch: Sequence[str]) -> Vectors:
         reader, writer = await free.get()
+        if reader.at_eof():  # servers close connections that were idle while others had their turn
+            writer.close()
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
         body = json.dumps({"model": "minilm", "input": list(batch)}).encode()
         head = f"POST /embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
         writer.write(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
