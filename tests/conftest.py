@@ -6,11 +6,18 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from tests.serving import FathomServe
 
 # A suite that was started in the background inherits an ignored SIGINT and would hand it on to the tools that the tests
 # interrupt; a process with a handler of its own hands on the default.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The same code always gets the same verdict: property tests try the same examples every time. To look for new ones:
+# pytest --hypothesis-profile=explore
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("explore", derandomize=False)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture

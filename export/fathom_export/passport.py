@@ -134,7 +134,7 @@ def record_file(passport: Path, name: str, sha256: str) -> None:
     try:
         raw = json.loads(passport.read_text(encoding="utf-8"))
         raw["files"][name] = sha256
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return
     changed = passport.with_suffix(".changed")
     changed.write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")

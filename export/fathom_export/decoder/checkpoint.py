@@ -188,7 +188,7 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
             name: _stored_tensor(name, path, entry, data_begin, file_bytes - data_begin)
             for name, entry in header.items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a safetensors file ({error!r}); download it again") from error
 
 

@@ -110,7 +110,7 @@ def read_modules(source: Path) -> list[tuple[str, Path]] | None:
     try:
         modules = sorted(json.loads(path.read_text(encoding="utf-8")), key=lambda module: int(module["idx"]))
         listed = [(str(module["type"]), str(module["path"])) for module in modules]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise SourceError(f"{path} cannot be read ({error!r}); download the checkpoint again") from error
     for kind, place in listed:
         if not kind.startswith(MODULES_PACKAGE):

@@ -64,7 +64,7 @@ def spread(rows: Sequence[HeldOutRow], count: int) -> list[HeldOutRow]:
 def _row(line: str, where: str) -> HeldOutRow:
     try:
         raw = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SourceError(f"{where} is not JSON: {error}") from error
     names = [field.name for field in fields(HeldOutRow)]
     if not isinstance(raw, dict) or sorted(raw) != sorted(names):
@@ -89,7 +89,7 @@ def _is_message(message: Any) -> bool:
 def _is_json(text: str) -> bool:
     try:
         json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 

@@ -103,7 +103,7 @@ def export_command(folder: Path, task: str, precision: str) -> str:
     try:
         given = json.loads((folder / "passport.json").read_text(encoding="utf-8"))["origin"]["source"]["given"]
         source = given if isinstance(given, str) else source
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass  # a repository from elsewhere: the reader knows what SOURCE is
     model, dialect = folder.absolute().parent, " --dialect portable" if task == "generate" else ""
     name = model.name.removesuffix("_encoder")

@@ -163,7 +163,7 @@ class PlanPassport:
             )
         except FileNotFoundError as error:
             raise SettingsError(f"{path} is missing; build the plan again: {plan_command(path.parent)}") from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, SettingsError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SettingsError) as error:
             raise SettingsError(
                 f"{path} cannot be read ({error!r}); build the plan again: {plan_command(path.parent)}"
             ) from error

@@ -118,7 +118,7 @@ class EngineSettings:
             )
         except FileNotFoundError as error:
             raise SettingsError(f"{path} is missing; export the model again with fathom-export") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise SettingsError(
                 f"{path} cannot be read ({error!r}); export the model again with fathom-export"
             ) from error
