@@ -56,13 +56,15 @@ class TypedKey:
 
 
 _ENGINE_LIMITS: Final = {
-    "max_batch": Key("requests computed together, one slot of the cache each", minimum=1),
+    "max_batch": Key("sequences computed together", minimum=1),
     "max_queue": Key("requests that wait before others are refused", minimum=0),
     "max_context": Key("tokens of a prompt and its answer; by default the model's own, at most 2048", minimum=1),
-    "prefill_chunk": Key("prompt tokens computed in one step", minimum=1),
+    "prefill_chunk": Key("prompt tokens computed in one step, of all requests", minimum=1),
     "default_max_tokens": Key("tokens of an answer to a request that names no length", minimum=1),
     "timeout_s": Key("deadline in seconds of a request that brings none", above=0),
     "threads": Key("ONNX Runtime's threads, 0 for every core", minimum=0),
+    "kv_cache_tokens": Key("tokens that the paged cache holds, 0 for `max_batch` times `max_context`", minimum=0),
+    "kv_cache_dtype": Key("numbers that the paged cache keeps keys and values in"),
 }
 
 

@@ -46,8 +46,8 @@ class GenerateSpec:
     source: SourceName
     precision: PrecisionKey = "fp32"
     dialect: Annotated[Dialect, Key("operators of the graph: ONNX Runtime's own, or standard ones")] = DEFAULT_DIALECT
-    limits: Annotated[Mapping[str, int | float], Key("what the engine takes on at once", table=EngineLimits)] = field(
-        default_factory=dict
+    limits: Annotated[Mapping[str, int | float | str], Key("what the engine takes on at once", table=EngineLimits)] = (
+        field(default_factory=dict)
     )
     serving: Annotated[Serving, Key("how Triton runs it")] = field(default_factory=Serving)
     quantisation: Annotated[Quantisation, Key("how weights and activations are quantised and pruned")] = field(

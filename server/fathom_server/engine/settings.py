@@ -11,6 +11,7 @@ ENGINE_FILE: Final = "engine.json"
 GRAPH_FILE: Final = "model.onnx"
 
 Dialect = Literal["cpu", "portable"]
+KvDtype = Literal["int8", "float16", "float32"]
 
 # ---- names of a decoder graph's inputs and outputs ----
 INPUT_IDS: Final = "input_ids"  # int64 [batch, sequence]
@@ -61,10 +62,12 @@ class GraphDescription:
 class EngineLimits:
     """What the engine takes on at once.
 
-    ``max_batch`` requests run together (one slot each), ``max_queue`` wait; a prompt and its answer together take at
-    most ``max_context`` tokens; a prefill step computes at most ``prefill_chunk`` tokens; ``default_max_tokens`` is
-    for requests that name none; ``timeout_s`` is the deadline of requests that bring none; ``threads`` is ONNX
-    Runtime's, 0 for every core.
+    ``max_batch`` sequences run together, ``max_queue`` requests wait; a prompt and its answer together take at most
+    ``max_context`` tokens; a step computes at most ``prefill_chunk`` tokens of prompts; ``default_max_tokens`` is for
+    requests that name none; ``timeout_s`` is the deadline of requests that bring none; ``threads`` is ONNX Runtime's,
+    0 for every core. ``kv_cache_tokens`` is how many tokens of all sequences the cache holds, 0 for ``max_batch`` ×
+    ``max_context``, and ``kv_cache_dtype`` what keys and values are kept in: both of the native graph alone, for the
+    others' cache is ``max_batch`` slots of the graph's own type.
     """
 
     max_batch: int = 16
@@ -74,12 +77,23 @@ class EngineLimits:
     default_max_tokens: int = 256
     timeout_s: float = 600.0
     threads: int = 0
+    kv_cache_tokens: int = 0
+    kv_cache_dtype: KvDtype = "int8"
 
     def __post_init__(self) -> None:
+        if self.kv_cache_dtype not in get_args(KvDtype):
+            raise SettingsError(
+                f"limits.kv_cache_dtype is {self.kv_cache_dtype!r}; valid: {', '.join(get_args(KvDtype))}"
+            )
+        if 0 < self.kv_cache_tokens < self.max_context:
+            raise SettingsError(
+                f"limits.kv_cache_tokens is {self.kv_cache_tokens}, but one sequence may take max_context = "
+                f"{self.max_context} tokens; raise the one or lower the other"
+            )
         for name in ("max_batch", "max_context", "prefill_chunk", "default_max_tokens"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"limits.{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("max_queue", "threads"):
+        for name in ("max_queue", "threads", "kv_cache_tokens"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"limits.{name} is {getattr(self, name)}; it must not be negative")
         if not self.timeout_s > 0:

@@ -1,39 +1,56 @@
-"""The protocol of a runner."""
+"""What the engine asks of a runner: flat steps over a cache of blocks."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 
-class SlotMover(Protocol):
-    """A cache of slots as the engine sees it, wherever its memory is."""
+@dataclass(frozen=True, slots=True)
+class CacheGeometry:
+    """A cache of ``blocks`` blocks of ``block_tokens`` tokens each; a block is named by its index.
 
-    def move(self, source: int, destination: int, length: int) -> None:
-        """Copy the first ``length`` tokens of one slot to another, which loses what it held."""
-        ...
+    ``shareable``: several sequences may read one block. Where it is false, a sequence has exactly one block.
+    """
+
+    blocks: int
+    block_tokens: int
+    shareable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """One sequence's part of a step.
+
+    ``blocks`` are where its keys and values lie, in order, enough for ``past`` tokens and the new ones. ``past``
+    counts the tokens that are in the cache already. ``token_ids`` are the new tokens, computed now at the positions
+    ``past`` …; ``logits`` says of how many of the last of them logits are wanted, 0 … n.
+    """
+
+    blocks: Sequence[int]
+    past: int
+    token_ids: Sequence[int]
+    logits: int
 
 
 class Runner(Protocol):
-    """Computes one step of one model over slots that lie side by side in its cache."""
+    """Computes steps of one model over a cache of its own.
+
+    A row's logits depend on that row's tokens alone: neither on the other rows of the step, nor on how its prompt was
+    cut into steps, nor on which blocks it was given.
+    """
 
     @property
-    def cache(self) -> SlotMover:
-        """Keys and values of all slots."""
+    def geometry(self) -> CacheGeometry:
+        """The form of the cache."""
         ...
 
-    def prefill(self, slot: int, past_length: int, token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Compute a chunk of one request's prompt behind ``past_length`` tokens of its slot.
+    def step(self, rows: Sequence[StepRow]) -> npt.NDArray[np.float32]:
+        """Compute the new tokens of some sequences, each at most once, and keep their keys and values.
 
-        ``token_ids`` is int64 [sequence]. Returns the last position's logits, float32 [1, vocabulary], which hold until
-        the runner's next step.
-        """
-        ...
-
-    def decode(self, past_lengths: npt.NDArray[np.int32], token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Compute one token for each of the slots 0 … batch - 1.
-
-        ``past_lengths`` int32 [batch] counts each slot's tokens so far, ``token_ids`` is int64 [batch]. Returns logits,
-        float32 [batch, vocabulary], which hold until the next step.
+        Returns logits, float32 [sum of the rows' ``logits``, vocabulary], in the rows' order and within a row in the
+        tokens'; they hold until the next step.
         """
         ...

@@ -12,10 +12,12 @@ def load_runner(folder: Path, settings: EngineSettings) -> Runner:
 
     Raises SettingsError or DeviceError where it cannot be loaded.
     """
+    from fathom_server.engine.runner.slots import SlotRunnerAdapter
+
     if (folder / PLAN_FILE).is_file():
         from fathom_server.engine.runner.tensorrt import TensorRTRunner
 
-        return TensorRTRunner(folder, settings)
+        return SlotRunnerAdapter(TensorRTRunner(folder, settings), settings)
     from fathom_server.engine.runner.onnx import OnnxRunner
 
-    return OnnxRunner(folder, settings)
+    return SlotRunnerAdapter(OnnxRunner(folder, settings), settings)

@@ -11,6 +11,7 @@ import onnxruntime as ort
 
 from fathom_server.engine import settings as names
 from fathom_server.engine.kv_cache import SlotCache
+from fathom_server.engine.runner.slots import SPARE_SLOTS
 from fathom_server.engine.settings import EngineSettings
 from fathom_server.errors import SettingsError
 from fathom_server.processor import has_vnni
@@ -43,27 +44,30 @@ class OnnxRunner:
             raise SettingsError(f"{path} cannot be loaded by ONNX Runtime {ort.__version__}: {error}") from error
         # in the portable dialect the cache length is the graph's own; the cpu dialect takes any
         length = graph.max_context if graph.dialect == "portable" else limits.max_context
-        self.cache = SlotCache(graph, limits.max_batch, length)
-        self._logits = np.empty((limits.max_batch, 1, graph.vocabulary), dtype=np.float32)
+        self.cache = SlotCache(graph, limits.max_batch + SPARE_SLOTS, length)
+        self._logits = np.empty((limits.max_batch, graph.vocabulary), dtype=np.float32)
         self._bindings: dict[tuple[int, int], Any] = {}
 
-    def prefill(self, slot: int, past_length: int, token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """See ``Runner.prefill``."""
+    def prefill(
+        self, slot: int, past_length: int, token_ids: npt.NDArray[np.int64], logits: int = 1
+    ) -> npt.NDArray[np.float32]:
+        """See ``SlotRunner.prefill``."""
         past_lengths = np.array([past_length], dtype=np.int32)
-        return self._step(slot, past_lengths, token_ids[np.newaxis])
+        return self._step(slot, past_lengths, token_ids[np.newaxis], logits)
 
     def decode(self, past_lengths: npt.NDArray[np.int32], token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """See ``Runner.decode``."""
-        return self._step(0, past_lengths, token_ids[:, np.newaxis])
+        """See ``SlotRunner.decode``."""
+        return self._step(0, past_lengths, token_ids[:, np.newaxis], 1)
 
     def _step(
-        self, first_slot: int, past_lengths: npt.NDArray[np.int32], input_ids: npt.NDArray[np.int64]
+        self, first_slot: int, past_lengths: npt.NDArray[np.int32], input_ids: npt.NDArray[np.int64], last: int
     ) -> npt.NDArray[np.float32]:
-        """One run over slots ``first_slot`` …; input_ids [batch, sequence] → last logits [batch, vocabulary]."""
+        """One run over slots ``first_slot`` …, input_ids [batch, sequence]: logits [batch × last, vocabulary]."""
         batch, sequence = input_ids.shape
+        positions = np.arange(sequence - last, sequence, dtype=np.int64)
         feeds: dict[str, npt.NDArray[Any]] = {
             names.INPUT_IDS: input_ids,
-            names.LOGIT_POSITIONS: np.full((batch, 1), sequence - 1, dtype=np.int64),
+            names.LOGIT_POSITIONS: np.tile(positions, (batch, 1)),
         }
         if self._graph.dialect == "cpu":
             lengths = past_lengths + np.int32(sequence)
@@ -77,10 +81,13 @@ class OnnxRunner:
         kept = {name: np.ascontiguousarray(value) for name, value in feeds.items()}  # alive until the run is over
         for name, value in kept.items():
             binding.bind_input(name, "cpu", 0, value.dtype.type, value.shape, value.ctypes.data)
-        logits = self._logits[:batch]
-        binding.bind_output(names.LOGITS, "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
+        if batch * last > len(self._logits):
+            self._logits = np.empty((batch * last, self._graph.vocabulary), dtype=np.float32)
+        logits = self._logits[: batch * last]
+        shape = (batch, last, self._graph.vocabulary)
+        binding.bind_output(names.LOGITS, "cpu", 0, np.float32, shape, logits.ctypes.data)
         self._session.run_with_iobinding(binding)
-        return logits[:, 0]
+        return logits
 
     def _cache_binding(self, first_slot: int, batch: int) -> Any:
         """The binding of a run of slots: past and present on the same memory, kept for the next step."""

@@ -22,6 +22,7 @@ from fathom_server.engine.plan_passport import (
     plan_fault,
 )
 from fathom_server.engine.runner.cuda import ALIGNMENT_BYTES, CudaStream, describe_runtime, import_tensorrt
+from fathom_server.engine.runner.slots import SPARE_SLOTS
 from fathom_server.engine.settings import EngineSettings
 from fathom_server.errors import DeviceError, SettingsError
 
@@ -67,7 +68,8 @@ class TensorRTRunner:
             self._engine = _Engine(folder, self._passport)
             self._engine.check_tensors(self._graph.layers)
             itemsize = self._engine.itemsize(names.past_name(0, "key"))
-            self.cache = DeviceSlotCache(self._cuda, self._graph, limits.max_batch, self._graph.max_context, itemsize)
+            slots, length = limits.max_batch + SPARE_SLOTS, self._graph.max_context
+            self.cache = DeviceSlotCache(self._cuda, self._graph, slots, length, itemsize)
             self._profiles = self._engine.profiles()
             tokens = max(limits.max_batch, min(limits.prefill_chunk, self._graph.max_context))
             inputs = len(_INPUTS) * (tokens * _INPUT_BYTES + ALIGNMENT_BYTES)
@@ -87,18 +89,22 @@ class TensorRTRunner:
             self._cuda.close()
             raise
 
-    def prefill(self, slot: int, past_length: int, token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """See ``Runner.prefill``."""
-        self._cuda.use_device()
-        inputs_bytes = self._write_inputs(np.array([past_length], dtype=np.int64), token_ids[np.newaxis])
-        sequence = len(token_ids)
-        context = self._bound_context(self._shared_context(1, sequence), slot, 1, sequence)
-        self._enqueue(context, 1, inputs_bytes)
-        self._cuda.synchronize()
-        return self._host_logits[:1]
+    def prefill(
+        self, slot: int, past_length: int, token_ids: npt.NDArray[np.int64], logits: int = 1
+    ) -> npt.NDArray[np.float32]:
+        """See ``SlotRunner.prefill``. A plan computes one position's logits a call, so each further one is a call."""
+        if logits <= 1:
+            return self._prefill(slot, past_length, token_ids)[:logits]
+        first = len(token_ids) - logits + 1
+        found = np.empty((logits, self._graph.vocabulary), dtype=np.float32)
+        found[0] = self._prefill(slot, past_length, token_ids[:first])[0]
+        for place in range(1, logits):
+            done = first + place - 1
+            found[place] = self._prefill(slot, past_length + done, token_ids[done : done + 1])[0]
+        return found
 
     def decode(self, past_lengths: npt.NDArray[np.int32], token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """See ``Runner.decode``."""
+        """See ``SlotRunner.decode``."""
         self._cuda.use_device()
         batch = len(token_ids)
         inputs_bytes = self._write_inputs(past_lengths.astype(np.int64), token_ids[:, np.newaxis])
@@ -114,6 +120,16 @@ class TensorRTRunner:
         self._decode_graphs.clear()
         self._contexts.clear()
         self._cuda.close()
+
+    def _prefill(self, slot: int, past_length: int, token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """The last position's logits, float32 [1, vocabulary]."""
+        self._cuda.use_device()
+        inputs_bytes = self._write_inputs(np.array([past_length], dtype=np.int64), token_ids[np.newaxis])
+        sequence = len(token_ids)
+        context = self._bound_context(self._shared_context(1, sequence), slot, 1, sequence)
+        self._enqueue(context, 1, inputs_bytes)
+        self._cuda.synchronize()
+        return self._host_logits[:1]
 
     def _capture_decode_steps(self) -> None:
         """A graph for every batch size, the largest first; a step that cannot be captured stays a plain one.
