@@ -62,6 +62,7 @@ _ENGINE_LIMITS: Final = {
     "prefill_chunk": Key("prompt tokens computed in one step, of all requests", minimum=1),
     "default_max_tokens": Key("tokens of an answer to a request that names no length", minimum=1),
     "timeout_s": Key("deadline in seconds of a request that brings none", above=0),
+    "queue_timeout_s": Key("seconds that a request may wait for its turn, 0 for no limit of its own", minimum=0),
     "threads": Key("ONNX Runtime's threads, 0 for every core", minimum=0),
     "kv_cache_tokens": Key("tokens that the paged cache holds, 0 for `max_batch` times `max_context`", minimum=0),
     "kv_cache_dtype": Key("numbers that the paged cache keeps keys and values in"),

@@ -1,20 +1,28 @@
 """The loop: requests in, pieces of answers out, one step after another on a thread of its own."""
 
+import heapq
 import logging
 import threading
 import time
-from collections.abc import Callable
+from array import array
+from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
-from fathom_client import protocol
-from fathom_server.engine.request import AnswerSink, Piece, Request, SamplingParameters
-from fathom_server.engine.runner.base import Runner
-from fathom_server.engine.sampler import next_tokens
-from fathom_server.engine.scheduler import PrefillChunk, Scheduler
+from fathom_server.engine.answer_text import AnswerText
+from fathom_server.engine.best_of import AnswerSelection
+from fathom_server.engine.block_pool import BlockPool
+from fathom_server.engine.grammar import GrammarCompiler
+from fathom_server.engine.metrics import EngineMetrics
+from fathom_server.engine.request import NO_DEADLINE, AnswerSink, Piece, Request
+from fathom_server.engine.runner.base import Runner, StepRow
+from fathom_server.engine.sampler import SequenceSampler
+from fathom_server.engine.sampling_parameters import SamplingParameters
+from fathom_server.engine.scheduler import Scheduler
+from fathom_server.engine.sequence import Sequence
 from fathom_server.engine.settings import EngineSettings
+from fathom_server.engine.speculator import Speculator
+from fathom_server.engine.stepper import PlannedStep, Progress, Stepper
 from fathom_server.errors import (
     CancelledRequestError,
     DeadlineError,
@@ -24,45 +32,65 @@ from fathom_server.errors import (
     RequestError,
     ShuttingDownError,
 )
-from fathom_server.text.detokenizer import Detokenizer
+from fathom_server.text.detokenizer import DetokenizerFactory
+from fathom_server.text.tokenizer import TextTokenizer
 
 logger: Final = logging.getLogger("fathom.engine")
 
 
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
-    """How busy the engine is: requests that hold a slot, and requests that wait for one."""
+    """How busy the engine is: requests that run and that wait, and the share of the cache's blocks that is held."""
 
     running: int
     waiting: int
+    cache_usage: float = 0.0
 
 
 class Engine:
     """Serves one model to many requests at once.
 
-    ``new_detokenizer`` makes the detokenizer of one answer. ``submit`` and ``cancel`` may be called from any thread;
-    answers come from the engine's thread.
+    ``submit`` and ``cancel`` may be called from any thread; answers come from the engine's thread.
     """
 
-    def __init__(self, runner: Runner, settings: EngineSettings, new_detokenizer: Callable[[], Detokenizer]) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        settings: EngineSettings,
+        tokenizer: TextTokenizer,
+        speculator: Speculator | None = None,
+    ) -> None:
         self._runner = runner
         self._limits = settings.limits
         self._vocabulary = settings.graph.vocabulary
         self._eos_token_ids = frozenset(settings.eos_token_ids)
-        self._new_detokenizer = new_detokenizer
-        self._scheduler = Scheduler(settings.limits.max_batch)
+        self._tokenizer = tokenizer
+        self._detokenizers = DetokenizerFactory(tokenizer.tokenizer)
+        self._grammars = GrammarCompiler(tokenizer, self._vocabulary, self._eos_token_ids)
+        self._pool = BlockPool(runner.geometry)
+        self.metrics = EngineMetrics()
+        self._scheduler = Scheduler(
+            self._pool, settings.limits.max_batch, settings.limits.prefill_chunk, self._new_sequences
+        )
+        self._stepper = Stepper(runner, self._scheduler, speculator, self.metrics)
+        self._selections: dict[Request, AnswerSelection] = {}
         self._changed = threading.Condition()
         self._inbox: list[Request] = []
+        self._cancelled: list[Request] = []
+        self._deadlines: list[tuple[float, int, Request]] = []
+        self._arrivals = 0
         self._unfinished = 0
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="fathom-engine", daemon=True)
 
     def start(self) -> None:
         """Compute a step of every kind once, so that no caller pays for first use, then begin to serve."""
-        prompt = np.zeros(min(self._limits.prefill_chunk, self._limits.max_context - 1), dtype=np.int64)
-        self._runner.prefill(0, 0, prompt)
-        for batch in {1, self._limits.max_batch}:
-            self._runner.decode(np.zeros(batch, dtype=np.int32), np.zeros(batch, dtype=np.int64))
+        geometry = self._runner.geometry
+        chunk = min(self._limits.prefill_chunk, self._limits.max_context - 1)
+        prompt_blocks = list(range(self._pool.blocks_for(chunk)))
+        self._runner.step([StepRow(prompt_blocks, 0, [0] * chunk, 1)])
+        for batch in {1, min(self._limits.max_batch, geometry.blocks)}:
+            self._runner.step([StepRow([block], 0, [0], 1) for block in range(batch)])
         self._thread.start()
 
     def stop(self) -> None:
@@ -72,28 +100,42 @@ class Engine:
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join()
+        self._stepper.close()
 
     def submit(
         self,
         request_id: str,
-        prompt_ids: list[int],
+        prompt_ids: Ids[int],
         sampling: SamplingParameters,
         sink: AnswerSink,
         timeout_s: float | None = None,
+        *,
+        queue_timeout_s: float | None = None,
+        priority: int = 0,
+        client: str = "",
     ) -> Request:
-        """Queue a request; its answer goes to ``sink``.
+        """Queue a request; its answers go to ``sink``.
 
-        ``timeout_s`` counts from now. Raises InvalidRequestError for a prompt that the model cannot take,
-        QueueFullError when ``max_queue`` requests wait, and ShuttingDownError after ``stop``.
+        ``timeout_s`` and ``queue_timeout_s`` (until it is admitted) count from now. A lower ``priority`` goes first;
+        within one, clients take turns by the tokens that they were given. Raises InvalidRequestError for what the model
+        cannot take, QueueFullError when ``max_queue`` requests wait, and ShuttingDownError after ``stop``.
         """
+        max_tokens = self._checked_max_tokens(prompt_ids, sampling)
+        grammar = None if sampling.structured_outputs is None else self._grammars.compile(sampling.structured_outputs)
+        now = time.monotonic()
+        queue_timeout_s = self._limits.queue_timeout_s if queue_timeout_s is None else queue_timeout_s
         request = Request(
             id=request_id,
-            prompt_ids=prompt_ids,
+            prompt_ids=array("i", prompt_ids),
             sampling=sampling,
-            max_tokens=self._checked_max_tokens(prompt_ids, sampling.max_tokens),
-            deadline=time.monotonic() + (self._limits.timeout_s if timeout_s is None else timeout_s),
+            max_tokens=max_tokens,
             sink=sink,
-            detokenizer=self._new_detokenizer(),
+            deadline=now + (self._limits.timeout_s if timeout_s is None else timeout_s),
+            queue_deadline=now + queue_timeout_s if queue_timeout_s else NO_DEADLINE,
+            priority=priority,
+            client=client,
+            grammar=grammar,
+            created=now,
         )
         with self._changed:
             if self._stopping:
@@ -104,6 +146,8 @@ class Engine:
                     "try again later"
                 )
             self._unfinished += 1
+            self._arrivals += 1
+            request.arrival = self._arrivals
             self._inbox.append(request)
             self._changed.notify()
         return request
@@ -112,139 +156,208 @@ class Engine:
         """Drop a request before the next step; its sink gets CancelledRequestError. Nothing happens if it has ended."""
         with self._changed:
             request.cancelled = True
+            self._cancelled.append(request)
             self._changed.notify()
 
     def load(self) -> EngineLoad:
         """How busy the engine is now."""
         with self._changed:
-            running = self._scheduler.running_count
-            return EngineLoad(running=running, waiting=max(0, self._unfinished - running))
+            running = len({id(sequence.request) for sequence in tuple(self._scheduler.running)})
+            usage = self._pool.held / self._pool.geometry.blocks
+            return EngineLoad(running, max(0, self._unfinished - running), usage)
 
-    def _checked_max_tokens(self, prompt_ids: list[int], max_tokens: int | None) -> int:
-        context = self._limits.max_context
-        if not prompt_ids:
+    def _checked_max_tokens(self, prompt_ids: Ids[int], sampling: SamplingParameters) -> int:
+        if not len(prompt_ids):
             raise InvalidRequestError("the prompt is empty; it must have at least one token")
+        context = min(self._limits.max_context, self._pool.geometry.blocks * self._pool.geometry.block_tokens)
         if len(prompt_ids) >= context:
             raise InvalidRequestError(
                 f"the prompt has {len(prompt_ids)} tokens; the model takes at most {context - 1}, since prompt and "
                 f"answer share a context of {context}"
             )
-        strangers = [token for token in prompt_ids if not 0 <= token < self._vocabulary]
-        if strangers:
+        if min(prompt_ids) < 0 or max(prompt_ids) >= self._vocabulary:
+            stranger = next(token for token in prompt_ids if not 0 <= token < self._vocabulary)
             raise InvalidRequestError(
-                f"input_ids holds {strangers[0]}; the vocabulary has the ids 0 to {self._vocabulary - 1}"
+                f"input_ids holds {stranger}; the vocabulary has the ids 0 to {self._vocabulary - 1}"
             )
+        sampling.check_vocabulary(self._vocabulary)
         room = context - len(prompt_ids)
-        if max_tokens is None:
-            return min(self._limits.default_max_tokens, room)
-        if max_tokens > room:
+        wanted, name = sampling.max_tokens, "max_tokens"
+        if wanted is None:
+            wanted, name = sampling.min_tokens, "min_tokens"
+        if wanted > room:
             raise InvalidRequestError(
-                f"max_tokens is {max_tokens}, but a prompt of {len(prompt_ids)} tokens leaves {room} of the context of "
+                f"{name} is {wanted}, but a prompt of {len(prompt_ids)} tokens leaves {room} of the context of "
                 f"{context}; ask for at most {room} or shorten the prompt"
             )
-        return max_tokens
+        if sampling.max_tokens is not None:
+            return sampling.max_tokens
+        return min(max(self._limits.default_max_tokens, sampling.min_tokens), room)
 
     # ---- the engine's thread ----
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not (self._stopping or self._inbox or self._scheduler.has_work):
+                while not (self._stopping or self._inbox or self._cancelled or self._scheduler.has_work):
                     self._changed.wait()
                 if self._stopping:
                     break
-                self._scheduler.waiting.extend(self._inbox)
-                self._inbox.clear()
-            self._drop_leavers()
-            self._prefill_step()
-            self._decode_step()
+                arrived, self._inbox = self._inbox, []
+                cancelled, self._cancelled = self._cancelled, []
+            for request in arrived:
+                self._receive(request)
+            self._drop_leavers(cancelled)
+            self._step()
         gone = ShuttingDownError("the server is shutting down; the answer is not complete")
-        for request in [*self._scheduler, *self._inbox]:
+        for request in [*self._scheduler.requests(), *self._inbox]:
             request.sink.on_error(gone)
 
-    def _drop_leavers(self) -> None:
-        for request in list(self._scheduler):
-            if request.cancelled:
-                self._fail(request, CancelledRequestError("the caller left"))
-            elif request.is_late:
-                done = f"{len(request.output_ids)} of at most {request.max_tokens} tokens were ready"
-                self._fail(request, DeadlineError(f"the request's deadline passed while {done}"))
+    def _receive(self, request: Request) -> None:
+        self._scheduler.waiting.push(request)
+        for deadline in (request.deadline, request.queue_deadline):
+            if deadline < NO_DEADLINE:
+                heapq.heappush(self._deadlines, (deadline, request.arrival, request))
+        self._selections[request] = AnswerSelection(request)
 
-    def _prefill_step(self) -> None:
-        budget = self._limits.prefill_chunk
-        while chunk := self._scheduler.next_chunk(budget):
-            budget -= chunk.tokens
-            try:
-                self._prefill(chunk)
-            except Exception:
-                self._fail_step([chunk.request], "prefill")
+    def _drop_leavers(self, cancelled: list[Request]) -> None:
+        for request in cancelled:
+            if request in self._selections:
+                self._fail(request, CancelledRequestError("the caller left"), "cancelled")
+        now = time.monotonic()
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, _, request = heapq.heappop(self._deadlines)
+            reason = request.late_reason(now)
+            if request in self._selections and reason is not None:
+                self._fail(request, DeadlineError(reason), "deadline")
 
-    def _prefill(self, chunk: PrefillChunk) -> None:
-        request, done = chunk.request, chunk.request.computed_tokens
-        token_ids = np.asarray(request.prompt_ids[done : done + chunk.tokens], dtype=np.int64)
-        logits = self._runner.prefill(chunk.slot, done, token_ids)
-        request.computed_tokens += chunk.tokens
-        if not request.remaining_prompt_tokens:
-            self._scheduler.begin_decoding(request)
-            self._give([request], next_tokens(logits, [request]))
-
-    def _decode_step(self) -> None:
-        batch = list(self._scheduler.decoding)
-        if not batch:
-            return
+    def _step(self) -> None:
+        step = PlannedStep([])
         try:
-            logits = self._runner.decode(
-                np.array([request.computed_tokens for request in batch], dtype=np.int32),
-                np.array([request.output_ids[-1] for request in batch], dtype=np.int64),
-            )
-            for request in batch:
-                request.computed_tokens += 1
-            tokens = next_tokens(logits, batch)
+            step = self._stepper.plan()
+            if not step.rows:
+                return
+            self._note_admissions(step)
+            progress = self._stepper.compute(step)
         except Exception:
-            self._fail_step(batch, "decode")
+            # what failed may be the planning itself: then nobody can be told apart, and all that run end
+            sequences = [row.sequence for row in step.rows] or list(self._scheduler.running)
+            self._fail_step(list(dict.fromkeys(sequence.request for sequence in sequences)), step.kind)
         else:
-            self._give(batch, tokens)
+            for one in progress:
+                self._give(one)
 
-    def _give(self, requests: list[Request], tokens: list[int | None]) -> None:
-        for request, token in zip(requests, tokens, strict=True):
-            if token is None:
-                logger.error("request %s: the model's logits are not finite", request.id)
-                self._fail(request, EngineFailureError(f"the model gave logits that are not finite (id {request.id})"))
-                continue
-            request.output_ids.append(token)
-            piece = self._piece(request, token)
-            if piece.finish_reason is not None:
-                self._leave(request)
-            request.sink.on_piece(piece)
+    def _note_admissions(self, step: PlannedStep) -> None:
+        now = time.monotonic()
+        for row in step.rows:
+            request = row.sequence.request
+            if request.admitted is None:
+                request.admitted = now
+                self.metrics.queue.observe(now - request.created)
+                self.metrics.prompt_tokens += len(request.prompt_ids)
+                self.metrics.prefix_queries += len(request.prompt_ids)
+                self.metrics.prefix_hits += row.sequence.cached
 
-    def _piece(self, request: Request, token: int) -> Piece:
-        text = request.stop_filter.push(request.detokenizer.push((token,)))
-        if request.stop_filter.stopped:
-            reason: str | None = protocol.FINISH_STOP
-        elif token in self._eos_token_ids and not request.sampling.ignore_eos:
-            reason = protocol.FINISH_STOP
-        elif len(request.output_ids) == request.max_tokens:
-            reason = protocol.FINISH_LENGTH
-        else:
-            reason = None
-        if reason is not None:
-            text += request.stop_filter.flush()
-        return Piece(text, (token,), reason)
+    def _give(self, progress: Progress) -> None:
+        sequence, request = progress.sequence, progress.sequence.request
+        if request not in self._selections:
+            return  # a sibling has failed in this very step
+        if progress.broken:
+            logger.error("request %s: the model's logits are not finite", request.id)
+            error = EngineFailureError(f"the model gave logits that are not finite (id {request.id})")
+            self._fail(request, error, "error")
+            return
+        is_first = sequence.generated == len(progress.token_ids)
+        if request.first_token is None:
+            self._note_first_token(request)
+        if is_first and sequence.index == 0:
+            for sibling in request.sequences[1:]:
+                self._scheduler.resume(sibling)
+        self.metrics.generation_tokens += len(progress.token_ids)
+        self._scheduler.waiting.charge(request.client, len(progress.token_ids))
+        if progress.finish_reason is not None:
+            self._scheduler.remove(sequence)
+            self._stepper.forget(sequence)
+            self.metrics.count_end(progress.finish_reason)
+        is_last = all(one.ended for one in request.sequences)
+        piece = Piece(
+            sequence=sequence.index,
+            text=progress.text,
+            token_ids=tuple(progress.token_ids),
+            finish_reason=progress.finish_reason,
+            choices=tuple(progress.choices) if request.sampling.wants_logprobs else (),
+            prompt_choices=tuple(sequence.prompt_choices) if is_first else (),
+            cached_tokens=sequence.cached if is_first else 0,
+            is_last=is_last,
+        )
+        selection = self._selections[request]
+        if is_last:
+            self._note_end(request)
+            self._leave(request)
+        selection.give(sequence, piece)
+
+    def _note_first_token(self, request: Request) -> None:
+        request.first_token = now = time.monotonic()
+        self.metrics.time_to_first_token.observe(now - request.created)
+        self.metrics.prefill.observe(now - (request.admitted or request.created))
+
+    def _note_end(self, request: Request) -> None:
+        now, first = time.monotonic(), request.first_token or request.created
+        self.metrics.end_to_end.observe(now - request.created)
+        self.metrics.decode.observe(now - first)
+        tokens = max(sequence.generated for sequence in request.sequences)
+        if tokens > 1:
+            self.metrics.inter_token.observe((now - first) / (tokens - 1))
 
     def _fail_step(self, requests: list[Request], kind: str) -> None:
         """An exception in a step ends the requests in it, not the engine."""
         ids = ", ".join(request.id for request in requests)
         logger.exception("a %s step failed; requests: %s", kind, ids)
         for request in requests:
-            self._fail(request, EngineFailureError(f"a {kind} step failed; see the server's log (id {request.id})"))
+            error = EngineFailureError(f"a {kind} step failed; see the server's log (id {request.id})")
+            self._fail(request, error, "error")
 
-    def _fail(self, request: Request, error: RequestError) -> None:
+    def _fail(self, request: Request, error: RequestError, reason: str) -> None:
+        self.metrics.count_end(reason)
         self._leave(request)
         request.sink.on_error(error)
 
     def _leave(self, request: Request) -> None:
-        """Free what a request holds; the slots stay side by side."""
-        for move in self._scheduler.remove(request):
-            self._runner.cache.move(move.source, move.destination, move.length)
+        """Free whatever a request holds."""
+        if request.admitted is None:
+            self._scheduler.drop_waiting(request)
+        for sequence in request.sequences:
+            if not sequence.ended:
+                self._scheduler.remove(sequence)
+                self._stepper.forget(sequence)
+        del self._selections[request]
         with self._changed:
             self._unfinished -= 1
+        self.metrics.preemptions = self._scheduler.preemptions
+
+    def _new_sequences(self, request: Request) -> list[Sequence]:
+        sampling = request.sampling
+        bad_words = self._bad_word_ids(sampling.bad_words)
+        return [
+            Sequence(
+                request=request,
+                index=index,
+                token_ids=list(request.prompt_ids),
+                sampler=SequenceSampler(
+                    sampling,
+                    request.prompt_ids,
+                    self._vocabulary,
+                    self._eos_token_ids,
+                    index,
+                    bad_words,
+                ),
+                text=AnswerText(sampling, self._detokenizers.new(), self._eos_token_ids, request.max_tokens),
+                matcher=None if request.grammar is None else request.grammar.matcher(),
+            )
+            for index in range(sampling.sequences)
+        ]
+
+    def _bad_word_ids(self, words: tuple[str, ...]) -> list[list[int]]:
+        """Each word as a text's beginning and behind a space, as vLLM takes it."""
+        texts = [text for word in words for text in dict.fromkeys((word, " " + word.lstrip()))]
+        return [self._tokenizer.tokenizer.encode(text, add_special_tokens=False).ids for text in texts]

@@ -9,6 +9,8 @@ from fathom_server.errors import SettingsError
 
 ENGINE_FILE: Final = "engine.json"
 GRAPH_FILE: Final = "model.onnx"
+NATIVE_GRAPH_FILE: Final = "model.native.onnx"
+"""The same weights in Fathom's own operators, beside ``GRAPH_FILE``."""
 
 Dialect = Literal["cpu", "portable"]
 KvDtype = Literal["int8", "float16", "float32"]
@@ -21,6 +23,16 @@ TOTAL_SEQUENCE_LENGTH: Final = "total_sequence_length"  # cpu: int32 scalar, the
 POSITION_IDS: Final = "position_ids"  # portable: int64 [batch, sequence]
 WRITE_INDICES: Final = "write_indices"  # portable: int64 [batch], where in the cache each row's new keys begin
 LOGITS: Final = "logits"  # float32 [batch, k, vocabulary]
+
+# ---- of a native graph: one row a token, of B sequences laid end to end; ids int64 [rows], logits [k, vocabulary] ----
+LOGIT_ROWS: Final = "logit_rows"  # int64 [k]: which rows get logits; k may be 0
+ROW_STARTS: Final = "row_starts"  # int32 [B + 1]: where each sequence's rows begin, and the end of the last
+PAST_LENGTHS: Final = "past_lengths"  # int32 [B]: tokens of each sequence that are in the cache already
+BLOCK_TABLES: Final = "block_tables"  # int32 [B, M]: blocks of the cache that hold each sequence's tokens
+KV_CACHE: Final = "kv_cache"  # uint8 [layers, blocks, bytes of a block]: written in place
+# ---- and its metadata ----
+BLOCK_TOKENS: Final = "block_tokens"
+KV_DTYPE: Final = "kv_dtype"
 
 
 def past_name(layer: int, part: Literal["key", "value"]) -> str:
@@ -64,8 +76,9 @@ class EngineLimits:
 
     ``max_batch`` sequences run together, ``max_queue`` requests wait; a prompt and its answer together take at most
     ``max_context`` tokens; a step computes at most ``prefill_chunk`` tokens of prompts; ``default_max_tokens`` is for
-    requests that name none; ``timeout_s`` is the deadline of requests that bring none; ``threads`` is ONNX Runtime's,
-    0 for every core. ``kv_cache_tokens`` is how many tokens of all sequences the cache holds, 0 for ``max_batch`` ×
+    requests that name none; ``timeout_s`` is the deadline of requests that bring none, ``queue_timeout_s`` how long a
+    request may wait for its turn, 0 for as long as its deadline allows; ``threads`` is ONNX Runtime's, 0 for every
+    core. ``kv_cache_tokens`` is how many tokens of all sequences the cache holds, 0 for ``max_batch`` ×
     ``max_context``, and ``kv_cache_dtype`` what keys and values are kept in: both of the native graph alone, for the
     others' cache is ``max_batch`` slots of the graph's own type.
     """
@@ -76,6 +89,7 @@ class EngineLimits:
     prefill_chunk: int = 256
     default_max_tokens: int = 256
     timeout_s: float = 600.0
+    queue_timeout_s: float = 0.0
     threads: int = 0
     kv_cache_tokens: int = 0
     kv_cache_dtype: KvDtype = "int8"
@@ -98,6 +112,8 @@ class EngineLimits:
                 raise SettingsError(f"limits.{name} is {getattr(self, name)}; it must not be negative")
         if not self.timeout_s > 0:
             raise SettingsError(f"limits.timeout_s is {self.timeout_s}; it must be above 0 seconds")
+        if not self.queue_timeout_s >= 0:
+            raise SettingsError(f"limits.queue_timeout_s is {self.queue_timeout_s}; it must be 0 (no limit) or more")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,14 @@ from collections.abc import Sequence
 
 
 class StopStringFilter:
-    """Holds back text that may be the beginning of a stop string until it is certain that it is not."""
+    """Holds back text that may be the beginning of a stop string until it is certain that it is not.
 
-    def __init__(self, stop_strings: Sequence[str]) -> None:
+    ``include`` shows the stop string that ended the answer, too.
+    """
+
+    def __init__(self, stop_strings: Sequence[str], *, include: bool = False) -> None:
         self._stops = tuple(stop_strings)
+        self._include = include
         self._held = ""
         self.stopped = False
 
@@ -18,10 +22,11 @@ class StopStringFilter:
         if not self._stops:
             return text
         self._held += text
-        found = [position for stop in self._stops if (position := self._held.find(stop)) >= 0]
+        found = [(position, len(stop)) for stop in self._stops if (position := self._held.find(stop)) >= 0]
         if found:
             self.stopped = True
-            shown, self._held = self._held[: min(found)], ""
+            position, length = min(found)
+            shown, self._held = self._held[: position + length if self._include else position], ""
             return shown
         keep = max(_suffix_that_begins(self._held, stop) for stop in self._stops)
         shown = self._held[: len(self._held) - keep]

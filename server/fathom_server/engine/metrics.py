@@ -1,0 +1,80 @@
+"""What the engine counts and times; read from any thread, written by the engine's alone."""
+
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from typing import Final
+
+SECONDS: Final = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    120.0,
+    300.0,
+)
+"""Upper bounds of the buckets of every histogram of times."""
+
+
+class Histogram:
+    """Times in seconds by bucket, as Prometheus has them: ``counts[i]`` lie above bound i - 1 and up to bound i."""
+
+    def __init__(self, bounds: tuple[float, ...] = SECONDS) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one."""
+        self.counts[bisect_left(self.bounds, seconds)] += 1
+        self.sum += seconds
+
+    def cumulative(self) -> list[int]:
+        """How many lie up to each bound, and last how many there are."""
+        total, totals = 0, []
+        for count in self.counts:
+            total += count
+            totals.append(total)
+        return totals
+
+
+@dataclass(slots=True)
+class EngineMetrics:
+    """Counters and histograms since the engine's start; times in seconds, one value a request.
+
+    ``inter_token`` is AIPerf's inter-token latency: time from the first to the last token of an answer over the tokens
+    between. ``prefix_queries`` and ``prefix_hits`` count prompt tokens that were looked for in the cache and found.
+    ``steps`` are by kind: "prefill", "decode", or "mixed" of both.
+    """
+
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    preemptions: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
+    ends: dict[str, int] = field(default_factory=dict)
+    time_to_first_token: Histogram = field(default_factory=Histogram)
+    inter_token: Histogram = field(default_factory=Histogram)
+    queue: Histogram = field(default_factory=Histogram)
+    prefill: Histogram = field(default_factory=Histogram)
+    decode: Histogram = field(default_factory=Histogram)
+    end_to_end: Histogram = field(default_factory=Histogram)
+    steps: dict[str, Histogram] = field(
+        default_factory=lambda: {kind: Histogram() for kind in ("prefill", "decode", "mixed")}
+    )
+
+    def count_end(self, reason: str) -> None:
+        """Count an answer, or a request that failed, by the reason of its end."""
+        self.ends[reason] = self.ends.get(reason, 0) + 1
