@@ -1,0 +1,1 @@
+"""Ways to guess tokens ahead, and how many guesses pay."""

@@ -1,0 +1,171 @@
+"""How many guesses to try: as many as make the most tokens a second, none where they do not pay.
+
+A step with drafted tokens takes longer and yields more. With S(i, j) the probability that the first j guesses for
+sequence i all come true, a step yields Σ over sequences of 1 + Σ over j of S(i, j) tokens (Leviathan et al. 2023, with
+an acceptance of its own for each guess). The likeliest guesses are taken first, and as many of them as make the
+quotient of tokens and seconds largest: with many sequences the seconds grow with every guess, and often none is taken.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from fathom_server.engine.speculation.step_costs import StepCosts
+
+_CLASS_DECAY: Final = 0.99
+_CLASS_WEIGHT: Final = 8.0
+_SEQUENCE_DECAY: Final = 0.9
+_SEQUENCE_WEIGHT: Final = 2.0
+_HIGHEST: Final = 0.98
+
+_MARGIN: Final = 1.03
+"""Guessing must promise so much more to be preferred: below lies the noise of the measurements."""
+
+_REFRESH_STEPS: Final = 48
+_FIRST_PATIENCE: Final = 16
+_LONGEST_PATIENCE: Final = 512
+
+
+@dataclass(slots=True)
+class SequenceRecord:
+    """How one sequence's guesses did against what their classes promised: decayed sums of trials."""
+
+    came_true: float = _SEQUENCE_WEIGHT
+    promised: float = _SEQUENCE_WEIGHT
+
+
+class Acceptance:
+    """How likely a guessed token is accepted, by its class and by how the sequence did so far.
+
+    A class is what the guesser knows of a guess (the length of a match, the draft model's own probability).
+    ``first_rates`` are assumed of each class until it was seen.
+    """
+
+    def __init__(self, first_rates: Sequence[float]) -> None:
+        self._came_true = [rate * _CLASS_WEIGHT for rate in first_rates]
+        self._tried = [_CLASS_WEIGHT for _ in first_rates]
+
+    def observe(self, kind: int, accepted: bool, record: SequenceRecord) -> None:
+        """Take in what became of a guess that stood behind accepted ones."""
+        rate = self._came_true[kind] / self._tried[kind]
+        record.came_true = _SEQUENCE_DECAY * (record.came_true - _SEQUENCE_WEIGHT) + accepted + _SEQUENCE_WEIGHT
+        record.promised = _SEQUENCE_DECAY * (record.promised - _SEQUENCE_WEIGHT) + rate + _SEQUENCE_WEIGHT
+        self._came_true[kind] = _CLASS_DECAY * self._came_true[kind] + accepted
+        self._tried[kind] = _CLASS_DECAY * self._tried[kind] + 1.0
+
+    def rate(self, kind: int, record: SequenceRecord) -> float:
+        """Probability that a guess of a class is accepted once those before it were."""
+        rate = self._came_true[kind] / self._tried[kind]
+        return min(_HIGHEST, rate * record.came_true / record.promised)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How many guesses to try for each sequence, and the tokens a second that this promises."""
+
+    lengths: list[int]
+    drafts: int
+    tokens_per_second: float
+
+
+def best_choice(
+    survivals: Sequence[Sequence[float]],
+    step_seconds: Sequence[float],
+    pass_seconds: Callable[[int, int], float] | None = None,
+    *,
+    at_least: int = 0,
+) -> Choice:
+    """The choice that makes the most tokens a second.
+
+    ``survivals[i][j]`` is S(i, j + 1), falling in j; ``step_seconds[d]`` the cost of a step with d guesses in all, for
+    every d that could be; ``pass_seconds(depth, sequences)`` what the guesser takes for the guess of a depth (from 0)
+    for so many sequences at once, None where guessing costs nothing. ``at_least`` guesses are taken in any case.
+    """
+    order = sorted(((-survival, j, i) for i, row in enumerate(survivals) for j, survival in enumerate(row)))
+    tokens, guessing = float(len(survivals)), 0.0
+    at_depth: list[int] = []
+    best, best_rate = 0, tokens / step_seconds[0] if at_least == 0 else 0.0
+    for taken, (negative, depth, _) in enumerate(order, start=1):
+        tokens -= negative
+        if pass_seconds is not None:
+            if depth == len(at_depth):
+                at_depth.append(0)
+            before = pass_seconds(depth, at_depth[depth]) if at_depth[depth] else 0.0
+            at_depth[depth] += 1
+            guessing += pass_seconds(depth, at_depth[depth]) - before
+        rate = tokens / (step_seconds[taken] + guessing)
+        if rate > best_rate and taken >= at_least:
+            best, best_rate = taken, rate
+    lengths = [0] * len(survivals)
+    for _, _, i in order[:best]:
+        lengths[i] += 1
+    return Choice(lengths, best, best_rate)
+
+
+class DraftLengths:
+    """Chooses how many guesses to try in each step, and learns what steps cost from those that ran.
+
+    ``learns_unasked``: the guesser learns how good its guesses are without trying them. Else some are tried now and
+    then while they do not seem to pay, ever more rarely the longer that lasts.
+    """
+
+    def __init__(self, *, learns_unasked: bool) -> None:
+        self.costs = StepCosts()
+        self._learns_unasked = learns_unasked
+        self._planned = (0, 0)
+        self._since_plain = 0
+        self._since_drafts = 0
+        self._patience = _FIRST_PATIENCE
+
+    def choose(
+        self, survivals: Sequence[Sequence[float]], pass_seconds: Callable[[int, int], float] | None = None
+    ) -> list[int]:
+        """How many of each sequence's guesses to try in the next step, at most ``len(survivals[i])``."""
+        lengths = self._choose(survivals, pass_seconds)
+        self.plan(len(survivals), sum(lengths))
+        return lengths
+
+    def plan(self, sequences: int, drafts: int) -> None:
+        """Say what the next step is made of, where it is not what ``choose`` said."""
+        self._planned = (sequences, drafts)
+
+    def observe_step(self, rows_tokens: int, seconds: float) -> None:
+        """Learn from a step, if it was made of what was planned and nothing else."""
+        sequences, drafts = self._planned
+        if sequences and rows_tokens == sequences + drafts:
+            self.costs.observe(sequences, drafts, seconds)
+
+    def _choose(
+        self, survivals: Sequence[Sequence[float]], pass_seconds: Callable[[int, int], float] | None
+    ) -> list[int]:
+        none = [0] * len(survivals)
+        guesses = sum(map(len, survivals))
+        plain = self.costs.plain(len(survivals))
+        if not guesses or plain is None:
+            self._since_plain = 0
+            return none
+        choice = best_choice(survivals, self.costs.expected(len(survivals), guesses), pass_seconds)
+        if choice.drafts and choice.tokens_per_second > _MARGIN * len(survivals) / plain:
+            self._since_drafts, self._patience = 0, _FIRST_PATIENCE
+            self._since_plain += 1
+            if self._since_plain > _REFRESH_STEPS:  # what a step costs without drafts must not be forgotten
+                self._since_plain = 0
+                return none
+            return choice.lengths
+        self._since_plain = 0
+        self._since_drafts += 1
+        if self._since_drafts < self._patience:
+            return none
+        self._since_drafts, self._patience = 0, min(2 * self._patience, _LONGEST_PATIENCE)
+        return self._trial(survivals, pass_seconds)
+
+    def _trial(
+        self, survivals: Sequence[Sequence[float]], pass_seconds: Callable[[int, int], float] | None
+    ) -> list[int]:
+        """Guesses to try although they do not seem to pay, in case they do by now."""
+        guesses = sum(map(len, survivals))
+        if self._learns_unasked:
+            assumed = best_choice(survivals, self.costs.assumed(len(survivals), guesses), pass_seconds)
+            return assumed.lengths  # none, if guesses are so poor that they would not pay even if steps were cheap
+        likeliest = max(range(len(survivals)), key=lambda i: survivals[i][0] if survivals[i] else 0.0)
+        return [min(2, len(row)) if i == likeliest else 0 for i, row in enumerate(survivals)]
