@@ -82,7 +82,7 @@ def _keeps_every_token(sampling: SamplingParameters, vocabulary: int) -> bool:
 
 def _weights(scores: Floats, temperature: float) -> Floats:
     """Unnormalised probabilities, 1 for the largest score."""
-    weights = scores - scores.max()
+    weights: Floats = scores - scores.max()
     weights *= np.float32(_sharpness(temperature))
     np.exp(weights, out=weights)
     return weights
