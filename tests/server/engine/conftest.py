@@ -11,10 +11,9 @@ import pytest
 from fathom_export.decoder import build_decoder, eos_token_ids
 from fathom_server.engine.engine import Engine
 from fathom_server.engine.request import Piece
-from fathom_server.engine.runner.onnx import OnnxRunner
+from fathom_server.engine.runner.load import load_runner
 from fathom_server.engine.settings import EngineLimits, EngineSettings
 from fathom_server.errors import RequestError
-from fathom_server.text.detokenizer import DetokenizerFactory
 from fathom_server.text.tokenizer import TextTokenizer
 
 LARGE = Path("examples/models/large").resolve()
@@ -34,7 +33,7 @@ class Answer:
         assert not self._ended.is_set(), "a piece came after the end"
         self.pieces.append(piece)
         self.first.set()
-        if piece.finish_reason is not None:
+        if piece.is_last:
             self._ended.set()
 
     def on_error(self, error: RequestError) -> None:
@@ -53,6 +52,10 @@ class Answer:
     @property
     def token_ids(self) -> list[int]:
         return [token for piece in self.pieces for token in piece.token_ids]
+
+    def of(self, sequence: int) -> list[int]:
+        """Tokens of one of several answers."""
+        return [token for piece in self.pieces if piece.sequence == sequence for token in piece.token_ids]
 
     @property
     def finish_reason(self) -> str | None:
@@ -92,7 +95,7 @@ def start_engine(graphs: dict[str, Path], tokenizer: TextTokenizer) -> Iterator[
     def start(form: str = "cpu fp32", **limits: float) -> Engine:
         settings = EngineSettings.load(graphs[form])
         settings = replace(settings, limits=replace(settings.limits, **limits))  # type: ignore[arg-type]
-        engine = Engine(OnnxRunner(graphs[form], settings), settings, DetokenizerFactory(tokenizer.tokenizer).new)
+        engine = Engine(load_runner(graphs[form], settings), settings, tokenizer)
         engine.start()
         started.append(engine)
         return engine

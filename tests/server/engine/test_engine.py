@@ -9,7 +9,7 @@ import pytest
 from tests.server.engine.conftest import Answer
 
 from fathom_server.engine.engine import Engine, EngineLoad
-from fathom_server.engine.request import SamplingParameters
+from fathom_server.engine.sampling_parameters import SamplingParameters
 from fathom_server.errors import (
     CancelledRequestError,
     DeadlineError,
@@ -42,9 +42,9 @@ def ask(engine: Engine, ids: list[int], timeout_s: float | None = None, **sampli
     return answer
 
 
-def wait_for_load(engine: Engine, load: EngineLoad) -> None:
-    """Wait until the engine is as busy as expected; the test's time limit ends a wait in vain."""
-    while engine.load() != load:
+def wait_until_idle(engine: Engine) -> None:
+    """Wait until nothing runs, waits or holds a block; the test's time limit ends a wait in vain."""
+    while engine.load() != EngineLoad(0, 0, 0.0):
         time.sleep(0.002)
 
 
@@ -135,7 +135,7 @@ def test_cancelled_request_frees_its_place(start_engine: StartEngine, tokenizer:
     for survivor in {0, 1, 2} - {victim}:
         engine.cancel(requests[survivor])
         answers[survivor].wait()
-    wait_for_load(engine, EngineLoad(0, 0))
+    wait_until_idle(engine)
 
 
 def test_late_request_ends_with_its_deadline(start_engine: StartEngine, tokenizer: TextTokenizer) -> None:
@@ -149,7 +149,7 @@ def test_late_request_ends_with_its_deadline(start_engine: StartEngine, tokenize
     assert "0 of at most 5 tokens were ready" in str(error)
     assert isinstance(running.wait().error, DeadlineError)
     assert len(running.pieces) > 0
-    wait_for_load(engine, EngineLoad(0, 0))
+    wait_until_idle(engine)
 
 
 def test_queue_has_a_bound(start_engine: StartEngine, tokenizer: TextTokenizer) -> None:
@@ -188,10 +188,10 @@ def test_fault_in_a_step_ends_that_step_alone(
     def broken(*_: object) -> np.ndarray:
         raise RuntimeError("the device is on fire")
 
-    monkeypatch.setattr(runner, "decode", broken)
+    monkeypatch.setattr(runner, "step", broken)
     failed = ask(engine, ids, max_tokens=5).wait()
     assert isinstance(failed.error, EngineFailureError)
-    assert "a decode step failed" in str(failed.error)
+    assert "a prefill step failed" in str(failed.error)
     monkeypatch.undo()
     assert ask(engine, ids, max_tokens=5, ignore_eos=True).wait().error is None
 
@@ -202,7 +202,7 @@ def test_logits_that_are_not_finite_are_a_fault(
     """A model that gives NaN fails the request instead of inventing tokens."""
     engine = start_engine()
     nan = np.full((1, 1536), np.nan, dtype=np.float32)
-    monkeypatch.setattr(engine._runner, "decode", lambda *_: nan)
+    monkeypatch.setattr(engine._runner, "step", lambda *_: nan)
     failed = ask(engine, prompt_ids(tokenizer, PROMPTS[0]), max_tokens=5).wait()
     assert isinstance(failed.error, EngineFailureError)
     assert "not finite" in str(failed.error)
@@ -237,4 +237,4 @@ def test_many_threads_submit_and_cancel(start_engine: StartEngine, tokenizer: Te
     for thread in threads:
         thread.join()
     assert failures == []
-    wait_for_load(engine, EngineLoad(0, 0))
+    wait_until_idle(engine)
