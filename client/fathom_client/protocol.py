@@ -34,7 +34,17 @@ TOP_K: Final = "top_k"
 TOP_P: Final = "top_p"
 SEED: Final = "seed"
 REPETITION_PENALTY: Final = "repetition_penalty"
+MIN_TOKENS: Final = "min_tokens"
+MIN_P: Final = "min_p"
+PRESENCE_PENALTY: Final = "presence_penalty"
+FREQUENCY_PENALTY: Final = "frequency_penalty"
 STOP_WORDS: Final = "stop_words"
+BAD_WORDS: Final = "bad_words"
+END_ID: Final = "end_id"
+PAD_ID: Final = "pad_id"
+NUM_RETURN_SEQUENCES: Final = "num_return_sequences"
+BEAM_WIDTH: Final = "beam_width"
+PRIORITY: Final = "priority"
 STREAM: Final = "stream"
 SAMPLING_PARAMETERS: Final = "sampling_parameters"
 EXCLUDE_INPUT_IN_OUTPUT: Final = "exclude_input_in_output"
@@ -42,6 +52,11 @@ RETURN_FINISH_REASON: Final = "return_finish_reason"
 RETURN_NUM_INPUT_TOKENS: Final = "return_num_input_tokens"
 RETURN_NUM_OUTPUT_TOKENS: Final = "return_num_output_tokens"
 RETURN_OUTPUT_IDS: Final = "return_output_ids"
+RETURN_LOGPROBS: Final = "return_logprobs"
+RETURN_CUMULATIVE_LOGPROB: Final = "return_cumulative_logprob"
+RETURN_LOG_PROBS: Final = "return_log_probs"
+RETURN_CONTEXT_LOGITS: Final = "return_context_logits"
+RETURN_GENERATION_LOGITS: Final = "return_generation_logits"
 
 # ---- LLM: outputs ----
 TEXT_OUTPUT: Final = "text_output"
@@ -49,6 +64,12 @@ FINISH_REASON: Final = "finish_reason"
 NUM_INPUT_TOKENS: Final = "num_input_tokens"
 NUM_OUTPUT_TOKENS: Final = "num_output_tokens"
 OUTPUT_IDS: Final = "output_ids"
+SEQUENCE_INDEX: Final = "sequence_index"
+LOGPROBS: Final = "logprobs"
+PROMPT_LOGPROBS: Final = "prompt_logprobs"
+CUMULATIVE_LOGPROB: Final = "cumulative_logprob"
+CUM_LOG_PROBS: Final = "cum_log_probs"
+OUTPUT_LOG_PROBS: Final = "output_log_probs"
 
 # ---- encoders ----
 ATTENTION_MASK: Final = "attention_mask"
@@ -72,7 +93,17 @@ GENERATE_INPUTS: Final = (
     TensorSpec(TOP_P, "FP32", (1,), optional=True),
     TensorSpec(SEED, "UINT64", (1,), optional=True),
     TensorSpec(REPETITION_PENALTY, "FP32", (1,), optional=True),
+    TensorSpec(MIN_TOKENS, "INT32", (1,), optional=True),
+    TensorSpec(MIN_P, "FP32", (1,), optional=True),
+    TensorSpec(PRESENCE_PENALTY, "FP32", (1,), optional=True),
+    TensorSpec(FREQUENCY_PENALTY, "FP32", (1,), optional=True),
     TensorSpec(STOP_WORDS, "BYTES", (VARIABLE,), optional=True),
+    TensorSpec(BAD_WORDS, "BYTES", (VARIABLE,), optional=True),
+    TensorSpec(END_ID, "INT32", (1,), optional=True),  # one more token that ends the answer; -1: none does
+    TensorSpec(PAD_ID, "INT32", (1,), optional=True),  # TensorRT-LLM's; nothing is padded here
+    TensorSpec(NUM_RETURN_SEQUENCES, "INT32", (1,), optional=True),
+    TensorSpec(BEAM_WIDTH, "INT32", (1,), optional=True),  # TensorRT-LLM's; only 1
+    TensorSpec(PRIORITY, "INT32", (1,), optional=True),  # the lower goes first; 0 without
     TensorSpec(STREAM, "BOOL", (1,), optional=True),
     TensorSpec(SAMPLING_PARAMETERS, "BYTES", (1,), optional=True),  # JSON object, vLLM's form
     TensorSpec(EXCLUDE_INPUT_IN_OUTPUT, "BOOL", (1,), optional=True),
@@ -80,17 +111,39 @@ GENERATE_INPUTS: Final = (
     TensorSpec(RETURN_NUM_INPUT_TOKENS, "BOOL", (1,), optional=True),
     TensorSpec(RETURN_NUM_OUTPUT_TOKENS, "BOOL", (1,), optional=True),
     TensorSpec(RETURN_OUTPUT_IDS, "BOOL", (1,), optional=True),
+    TensorSpec(RETURN_LOGPROBS, "BOOL", (1,), optional=True),
+    TensorSpec(RETURN_CUMULATIVE_LOGPROB, "BOOL", (1,), optional=True),
+    TensorSpec(RETURN_LOG_PROBS, "BOOL", (1,), optional=True),
+    TensorSpec(RETURN_CONTEXT_LOGITS, "BOOL", (1,), optional=True),  # TensorRT-LLM's; only false
+    TensorSpec(RETURN_GENERATION_LOGITS, "BOOL", (1,), optional=True),  # TensorRT-LLM's; only false
 )
-"""Inputs of an LLM (``chat`` and ``chat_ensemble``); exactly one of text, messages or ids must be given."""
+"""Inputs of an LLM (``chat`` and ``chat_ensemble``); exactly one of text, messages or ids must be given.
+
+``priority`` is a tensor because Triton keeps KServe's request parameter of that name to itself."""
 
 GENERATE_OUTPUTS: Final = (
-    TensorSpec(TEXT_OUTPUT, "BYTES", (1,)),
-    TensorSpec(FINISH_REASON, "BYTES", (1,)),
+    TensorSpec(TEXT_OUTPUT, "BYTES", (VARIABLE,)),
+    TensorSpec(FINISH_REASON, "BYTES", (VARIABLE,)),
     TensorSpec(NUM_INPUT_TOKENS, "UINT32", (1,)),
-    TensorSpec(NUM_OUTPUT_TOKENS, "UINT32", (1,)),
+    TensorSpec(NUM_OUTPUT_TOKENS, "UINT32", (VARIABLE,)),
     TensorSpec(OUTPUT_IDS, "INT32", (VARIABLE,)),
+    TensorSpec(SEQUENCE_INDEX, "INT32", (VARIABLE,)),
+    TensorSpec(LOGPROBS, "BYTES", (VARIABLE,)),  # JSON: [{"token_id": …, "logprob": …, "top": [{…}, …]}, …]
+    TensorSpec(PROMPT_LOGPROBS, "BYTES", (1,)),  # JSON of the same form; the first token's logprob is null
+    TensorSpec(CUMULATIVE_LOGPROB, "FP32", (VARIABLE,)),
+    TensorSpec(CUM_LOG_PROBS, "FP32", (VARIABLE,)),
+    TensorSpec(OUTPUT_LOG_PROBS, "FP32", (VARIABLE,)),
 )
-"""Outputs of an LLM. In a streamed answer, text, output ids and their number are those of this response alone."""
+"""Outputs of an LLM, those that a request asks for.
+
+A streamed response belongs to one sequence of the request: one element, or for output ids and log-probabilities one a
+token; text, ids, log-probabilities and number of tokens are those of this response alone, the cumulative
+log-probability that of the sequence so far. An answer that is not streamed has an element a sequence; ids and
+``output_log_probs`` are laid end to end, ``num_output_tokens`` says where each sequence's end. ``sequence_index`` comes
+where there are several. ``cumulative_logprob`` (vLLM's) and ``cum_log_probs`` (TensorRT-LLM's) are the same."""
+
+LOWEST_LOGPROB: Final = -9999.0
+"""Stands for the logarithm of 0, which JSON has not, as in OpenAI's API."""
 
 TOKENIZE_INPUTS: Final = (
     TensorSpec(TEXT_INPUT, "BYTES", (1,), optional=True),
