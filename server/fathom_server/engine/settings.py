@@ -14,6 +14,9 @@ NATIVE_GRAPH_FILE: Final = "model.native.onnx"
 
 Dialect = Literal["cpu", "portable"]
 KvDtype = Literal["int8", "float16", "float32"]
+SpeculationMethod = Literal["none", "prompt_lookup", "draft"]
+
+MAX_DRAFT_TOKENS: Final = 32
 
 # ---- names of a decoder graph's inputs and outputs ----
 INPUT_IDS: Final = "input_ids"  # int64 [batch, sequence]
@@ -117,12 +120,44 @@ class EngineLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class SpeculationSettings:
+    """How tokens are guessed ahead, to be tried in the same step; answers are the same with and without.
+
+    ``draft`` names the draft model of the method ``draft``: another model of the repository, the newest of its versions
+    or the one of a folder such as ``chat_small/1``. At most ``max_draft_tokens`` are guessed at once; how many, and
+    whether any, the engine chooses by what pays.
+    """
+
+    method: SpeculationMethod = "none"
+    draft: str = ""
+    max_draft_tokens: int = 8
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(SpeculationMethod):
+            raise SettingsError(
+                f"speculation.method is {self.method!r}; valid: {', '.join(get_args(SpeculationMethod))}"
+            )
+        if not 1 <= self.max_draft_tokens <= MAX_DRAFT_TOKENS:
+            raise SettingsError(
+                f"speculation.max_draft_tokens is {self.max_draft_tokens}; it must be between 1 and {MAX_DRAFT_TOKENS}"
+            )
+        if self.method == "draft" and not self.draft:
+            raise SettingsError("speculation.method is 'draft', but speculation.draft names no model; name one")
+        if self.method != "draft" and self.draft:
+            raise SettingsError(
+                f"speculation.draft is {self.draft!r}, but speculation.method is {self.method!r}; set that to 'draft', "
+                "or leave draft out"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSettings:
     """Everything in ``engine.json``."""
 
     graph: GraphDescription
     limits: EngineLimits = field(default_factory=EngineLimits)
     eos_token_ids: tuple[int, ...] = ()
+    speculation: SpeculationSettings = field(default_factory=SpeculationSettings)
 
     def __post_init__(self) -> None:
         if self.limits.max_context > self.graph.max_context:
@@ -145,6 +180,7 @@ class EngineSettings:
                 graph=GraphDescription(**raw["graph"]),
                 limits=EngineLimits(**raw["limits"]),
                 eos_token_ids=tuple(raw["eos_token_ids"]),
+                speculation=SpeculationSettings(**raw.get("speculation", {})),
             )
         except FileNotFoundError as error:
             raise SettingsError(f"{path} is missing; export the model again with fathom-export") from error

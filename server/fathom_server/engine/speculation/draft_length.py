@@ -24,6 +24,7 @@ _MARGIN: Final = 1.03
 _REFRESH_STEPS: Final = 48
 _FIRST_PATIENCE: Final = 16
 _LONGEST_PATIENCE: Final = 512
+_TRIAL_GUESSES: Final = 2
 
 
 @dataclass(slots=True)
@@ -61,7 +62,10 @@ class Acceptance:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """How many guesses to try for each sequence, and the tokens a second that this promises."""
+    """How many guesses to try for each sequence and in all, and the tokens a second that this promises.
+
+    A rate of 0 marks guesses that are tried to learn from them, whatever they promise.
+    """
 
     lengths: list[int]
     drafts: int
@@ -119,11 +123,11 @@ class DraftLengths:
 
     def choose(
         self, survivals: Sequence[Sequence[float]], pass_seconds: Callable[[int, int], float] | None = None
-    ) -> list[int]:
+    ) -> Choice:
         """How many of each sequence's guesses to try in the next step, at most ``len(survivals[i])``."""
-        lengths = self._choose(survivals, pass_seconds)
-        self.plan(len(survivals), sum(lengths))
-        return lengths
+        choice = self._choose(survivals, pass_seconds)
+        self.plan(len(survivals), choice.drafts)
+        return choice
 
     def plan(self, sequences: int, drafts: int) -> None:
         """Say what the next step is made of, where it is not what ``choose`` said."""
@@ -135,10 +139,8 @@ class DraftLengths:
         if sequences and rows_tokens == sequences + drafts:
             self.costs.observe(sequences, drafts, seconds)
 
-    def _choose(
-        self, survivals: Sequence[Sequence[float]], pass_seconds: Callable[[int, int], float] | None
-    ) -> list[int]:
-        none = [0] * len(survivals)
+    def _choose(self, survivals: Sequence[Sequence[float]], pass_seconds: Callable[[int, int], float] | None) -> Choice:
+        none = Choice([0] * len(survivals), 0, 0.0)
         guesses = sum(map(len, survivals))
         plain = self.costs.plain(len(survivals))
         if not guesses or plain is None:
@@ -151,7 +153,7 @@ class DraftLengths:
             if self._since_plain > _REFRESH_STEPS:  # what a step costs without drafts must not be forgotten
                 self._since_plain = 0
                 return none
-            return choice.lengths
+            return choice
         self._since_plain = 0
         self._since_drafts += 1
         if self._since_drafts < self._patience:
@@ -159,13 +161,11 @@ class DraftLengths:
         self._since_drafts, self._patience = 0, min(2 * self._patience, _LONGEST_PATIENCE)
         return self._trial(survivals, pass_seconds)
 
-    def _trial(
-        self, survivals: Sequence[Sequence[float]], pass_seconds: Callable[[int, int], float] | None
-    ) -> list[int]:
+    def _trial(self, survivals: Sequence[Sequence[float]], pass_seconds: Callable[[int, int], float] | None) -> Choice:
         """Guesses to try although they do not seem to pay, in case they do by now."""
-        guesses = sum(map(len, survivals))
-        if self._learns_unasked:
-            assumed = best_choice(survivals, self.costs.assumed(len(survivals), guesses), pass_seconds)
-            return assumed.lengths  # none, if guesses are so poor that they would not pay even if steps were cheap
+        if self._learns_unasked:  # none, if guesses are so poor that they would not pay even if steps were cheap
+            guesses = sum(map(len, survivals))
+            return best_choice(survivals, self.costs.assumed(len(survivals), guesses), pass_seconds)
         likeliest = max(range(len(survivals)), key=lambda i: survivals[i][0] if survivals[i] else 0.0)
-        return [min(2, len(row)) if i == likeliest else 0 for i, row in enumerate(survivals)]
+        lengths = [min(_TRIAL_GUESSES, len(row)) if i == likeliest else 0 for i, row in enumerate(survivals)]
+        return Choice(lengths, sum(lengths), 0.0)

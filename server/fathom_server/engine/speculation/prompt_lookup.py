@@ -112,7 +112,7 @@ class PromptLookupSpeculator:
                 state = self._states[sequence.id] = _State()
             guesses.append(self._guess(state, sequence.token_ids))
             survivals.append(self._survival(state, min(allowed, self._most)))
-        lengths = self._lengths.choose(survivals)
+        lengths = self._lengths.choose(survivals).lengths
         self._seconds += time.perf_counter() - begin
         return [guess[:length] for guess, length in zip(guesses, lengths, strict=True)]
 

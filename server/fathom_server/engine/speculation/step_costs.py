@@ -84,3 +84,26 @@ class StepCosts:
     def _points(self, sequences: int) -> Iterable[tuple[int, float]]:
         for drafts in self._measured.get(sequences, ()):
             yield drafts, self._drafted[sequences][drafts].value
+
+
+class PassCosts:
+    """Seconds that the draft model takes for one token of so many sequences at once.
+
+    A round's first pass is its own kind: it also computes what the draft model has not seen, often two tokens.
+    """
+
+    def __init__(self) -> None:
+        self._cells: dict[tuple[bool, int], RecentMedian] = {}
+
+    def observe(self, depth: int, sequences: int, seconds: float) -> None:
+        """Take in what the pass of a depth (from 0) took."""
+        self._cells.setdefault((depth > 0, sequences), RecentMedian()).observe(seconds)
+
+    def seconds(self, depth: int, sequences: int) -> float:
+        """What a pass may take: as measured, else as for the nearest number of sequences; 0 before any was."""
+        cell = self._cells.get((depth > 0, sequences))
+        if cell is not None:
+            return cell.value
+        if not self._cells:
+            return 0.0
+        return self._cells[min(self._cells, key=lambda key: (key[0] != (depth > 0), abs(key[1] - sequences)))].value
