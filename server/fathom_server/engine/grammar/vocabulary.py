@@ -1,0 +1,150 @@
+"""A tokenizer as grammars see it: the bytes of every token, and how a text is spelled in the middle of an answer."""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tokenizers import Tokenizer
+
+from fathom_server.errors import InvalidRequestError
+from fathom_server.text.detokenizer import byte_characters
+
+SPACE_MARK: Final = "▁"
+"""What stands for a space in a SentencePiece vocabulary."""
+
+_PROBES: Final = ('{"name": "Ann", "ages": [1, 20], "ok": true}', "Yes, it is.", "naïve café — 東京 😀", "a  b\n\tc")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBytes:
+    """What each token writes.
+
+    ``table`` holds the bytes of every id of the model, empty where the id writes no text: special tokens, tokens in
+    angle brackets that only control, and ids that pad the model's vocabulary. ``strips_first_space``: the tokenizer
+    drops a space at the beginning of an answer, as SentencePiece does.
+    """
+
+    table: tuple[bytes, ...]
+    strips_first_space: bool
+
+
+class Speller:
+    """Spells bytes with the tokens that the tokenizer itself would choose, without a space or a token before them.
+
+    It has the form of llguidance's ``TokenizerWrapper``. A text that the tokenizer does not give back byte for byte
+    (one that normalises) is spelled by the longest tokens.
+    """
+
+    is_tokenizer_wrapper: Final = True
+    bos_token_id: Final = None
+    special_token_ids: Final = ()
+
+    def __init__(self, tokenizer: Tokenizer, tokens: TokenBytes, eos_token_id: int) -> None:
+        self.tokens = list(tokens.table)
+        self.eos_token_id = eos_token_id
+        self._tokenizer = _without_prefix(tokenizer)
+        self._longest = max(map(len, tokens.table))
+        self._ids = {spelled: token for token, spelled in enumerate(tokens.table) if spelled}
+
+    def __call__(self, text: str) -> list[int]:
+        """Ids of a text."""
+        ids = list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        wanted = text.encode()
+        if b"".join(self.tokens[token] for token in ids) == wanted:
+            return ids
+        return self._longest_first(wanted)
+
+    def _longest_first(self, text: bytes) -> list[int]:
+        ids: list[int] = []
+        start = 0
+        while start < len(text):
+            for end in range(min(len(text), start + self._longest), start, -1):
+                token = self._ids.get(text[start:end])
+                if token is not None:
+                    ids.append(token)
+                    start = end
+                    break
+            else:
+                return ids  # no token writes this byte; what is spelled so far stands
+        return ids
+
+
+def read_token_bytes(tokenizer: Tokenizer, vocabulary: int) -> TokenBytes:
+    """Bytes of the ids 0 … ``vocabulary`` - 1.
+
+    Raises InvalidRequestError for a tokenizer whose tokens do not write the same bytes wherever they stand (WordPiece
+    and its like, whose decoder puts spaces between words).
+    """
+    description = json.loads(tokenizer.to_str())
+    decoder = description.get("decoder") or {}
+    decoders: list[dict[str, Any]] = decoder.get("decoders", [decoder])
+    kinds = {entry.get("type") for entry in decoders}
+    added = {entry["id"]: entry for entry in description.get("added_tokens", ())}
+    byte_level = "ByteLevel" in kinds
+    byte_of = {character: byte for byte, character in byte_characters().items()}
+    if not byte_level and "Metaspace" not in kinds and not any(_writes_spaces(entry) for entry in decoders):
+        raise InvalidRequestError(
+            f"structured output needs a byte-level or SentencePiece tokenizer; this model's decodes by "
+            f"{', '.join(sorted(str(kind) for kind in kinds))}"
+        )
+    table = [b""] * vocabulary
+    unknown = description["model"].get("unk_token")
+    for token, index in tokenizer.get_vocab(with_added_tokens=True).items():
+        if index >= vocabulary or token == unknown:
+            continue
+        if index in added:
+            table[index] = b"" if _controls(added[index]) else token.encode()
+        elif byte_level:
+            table[index] = bytes(byte_of[character] for character in token if character in byte_of)
+        elif "ByteFallback" in kinds and len(token) == 6 and token.startswith("<0x"):
+            table[index] = bytes([int(token[3:5], 16)])
+        else:
+            table[index] = token.replace(SPACE_MARK, " ").encode()
+    return TokenBytes(tuple(table), not byte_level and _strips_first_space(tokenizer, table))
+
+
+def _controls(added: dict[str, Any]) -> bool:
+    """Whether an added token is no text: special, or named in brackets as tool and role markers are."""
+    content = str(added["content"])
+    return bool(added["special"]) or (content.startswith("<") and content.endswith(">"))
+
+
+def _writes_spaces(decoder: dict[str, Any]) -> bool:
+    pattern = decoder.get("pattern")
+    return decoder.get("type") == "Replace" and isinstance(pattern, dict) and pattern.get("String") == SPACE_MARK
+
+
+def _strips_first_space(tokenizer: Tokenizer, table: list[bytes]) -> bool:
+    for token, spelled in enumerate(table):
+        if spelled.startswith(b" ") and spelled[1:].isalpha():
+            return not tokenizer.decode([token]).startswith(" ")
+    return False
+
+
+def _without_prefix(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer, without the space that a SentencePiece tokenizer puts before every text."""
+    description = json.loads(tokenizer.to_str())
+    description["normalizer"] = _without_prepend(description.get("normalizer"))
+    for step in _steps(description.get("pre_tokenizer"), "pretokenizers"):
+        if step.get("type") == "Metaspace":
+            step["prepend_scheme"] = "never"
+        elif step.get("type") == "ByteLevel":
+            step["add_prefix_space"] = False
+    description["post_processor"] = description["padding"] = description["truncation"] = None
+    description["added_tokens"] = [entry for entry in description.get("added_tokens", ()) if not _controls(entry)]
+    return Tokenizer.from_str(json.dumps(description))
+
+
+def _without_prepend(normalizer: dict[str, Any] | None) -> dict[str, Any] | None:
+    if normalizer is None or normalizer.get("type") == "Prepend":
+        return None
+    if normalizer.get("type") == "Sequence":
+        kept = [_without_prepend(entry) for entry in normalizer["normalizers"]]
+        return normalizer | {"normalizers": [entry for entry in kept if entry is not None]}
+    return normalizer
+
+
+def _steps(step: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
+    if step is None:
+        return []
+    return list(step.get(key, [step]))
