@@ -7,7 +7,7 @@ from typing import Final, Literal, get_args
 from fathom_server.errors import InvalidRequestError
 
 StructureKind = Literal["json", "json_object", "regex", "choice", "grammar"]
-STRUCTURE_KINDS: Final[tuple[str, ...]] = get_args(StructureKind)
+STRUCTURE_KINDS: Final[tuple[StructureKind, ...]] = get_args(StructureKind)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,25 +1,23 @@
 """A generate request's tensors as typed values; every refusal names the parameter, its value and the remedy."""
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
-
-import numpy as np
-import numpy.typing as npt
+from typing import Final
 
 from fathom_client import protocol
-from fathom_server.engine.request import SamplingParameters
+from fathom_server.backends.fathom.sampling_request import SamplingRequest, read_sampling
+from fathom_server.backends.fathom.tensor_values import Tensors, flag, parsed_json, text
+from fathom_server.engine.sampling_parameters import SamplingParameters
 from fathom_server.errors import InvalidRequestError
 from fathom_server.text.tokenizer import TextError, TextTokenizer
 
-Tensors = Mapping[str, npt.NDArray[Any]]
-
-_OUTPUT_FLAGS: Final[Mapping[str, str]] = {
-    protocol.RETURN_FINISH_REASON: protocol.FINISH_REASON,
-    protocol.RETURN_NUM_INPUT_TOKENS: protocol.NUM_INPUT_TOKENS,
-    protocol.RETURN_NUM_OUTPUT_TOKENS: protocol.NUM_OUTPUT_TOKENS,
-    protocol.RETURN_OUTPUT_IDS: protocol.OUTPUT_IDS,
+_OUTPUT_FLAGS: Final[Mapping[str, tuple[str, ...]]] = {
+    protocol.RETURN_FINISH_REASON: (protocol.FINISH_REASON,),
+    protocol.RETURN_NUM_INPUT_TOKENS: (protocol.NUM_INPUT_TOKENS,),
+    protocol.RETURN_NUM_OUTPUT_TOKENS: (protocol.NUM_OUTPUT_TOKENS,),
+    protocol.RETURN_OUTPUT_IDS: (protocol.OUTPUT_IDS,),
+    protocol.RETURN_CUMULATIVE_LOGPROB: (protocol.CUMULATIVE_LOGPROB,),
+    protocol.RETURN_LOG_PROBS: (protocol.CUM_LOG_PROBS, protocol.OUTPUT_LOG_PROBS),
 }
 
 
@@ -27,8 +25,9 @@ _OUTPUT_FLAGS: Final[Mapping[str, str]] = {
 class GenerateRequest:
     """What a caller asks of an LLM: the prompt's ids, how to sample, and which outputs to give.
 
-    ``outputs`` are tensor names: the text always, the others where their ``return_...`` flag is set, as vLLM's backend
-    has it.
+    ``outputs`` are tensor names: the text always; the sequence's index where there are several; log-probabilities
+    where sampling asks for them; the others where their ``return_...`` flag is set, as vLLM's backend has it.
+    ``bad_word_ids`` are the token sequences of the bad words. A request with a lower ``priority`` goes first.
     """
 
     prompt_ids: list[int]
@@ -36,20 +35,61 @@ class GenerateRequest:
     stream: bool
     exclude_input_in_output: bool
     outputs: frozenset[str]
+    bad_word_ids: tuple[tuple[int, ...], ...] = ()
+    priority: int = 0
 
 
 def read_generate_request(tensors: Tensors, tokenizer: TextTokenizer) -> GenerateRequest:
     """Read a request's input tensors (``protocol.GENERATE_INPUTS``); raises InvalidRequestError."""
+    asked = read_sampling(tensors)
+    sampling = asked.sampling
+    stream = flag(tensors, protocol.STREAM)
+    if stream and sampling.sequences > sampling.n:
+        raise InvalidRequestError(
+            f"best_of is {sampling.sequences} and n {sampling.n} in a streamed answer, but the best are known at the "
+            "end; set stream to false, or best_of to n"
+        )
     return GenerateRequest(
         prompt_ids=_prompt_ids(tensors, tokenizer),
-        sampling=_sampling(tensors),
-        stream=_flag(tensors, protocol.STREAM, default=False),
-        exclude_input_in_output=_flag(tensors, protocol.EXCLUDE_INPUT_IN_OUTPUT, default=True),
-        outputs=frozenset(
-            {protocol.TEXT_OUTPUT}
-            | {output for flag, output in _OUTPUT_FLAGS.items() if _flag(tensors, flag, default=False)}
-        ),
+        sampling=sampling,
+        stream=stream,
+        exclude_input_in_output=flag(tensors, protocol.EXCLUDE_INPUT_IN_OUTPUT, default=True),
+        outputs=_outputs(tensors, asked),
+        bad_word_ids=bad_word_ids(sampling.bad_words, tokenizer),
+        priority=asked.priority,
     )
+
+
+def refuse_unknown_parameters(given: Iterable[str], known: Iterable[str] = ()) -> None:
+    """Refuse request parameters that nothing would read: over HTTP, a misspelt input arrives as one.
+
+    ``given`` are the parameters that Triton hands on (not those that it keeps, as ``timeout``).
+    """
+    strangers = sorted(set(given) - set(known))
+    if strangers:
+        inputs = ", ".join(tensor.name for tensor in protocol.GENERATE_INPUTS)
+        raise InvalidRequestError(f"{strangers[0]!r} is no input or parameter of this model; inputs: {inputs}")
+
+
+def bad_word_ids(words: Iterable[str], tokenizer: TextTokenizer) -> tuple[tuple[int, ...], ...]:
+    """Token sequences that spell the words: each as it stands at a text's beginning and within it, after a space."""
+    forms = (form for word in words for form in (word, " " + word.lstrip()))
+    ids = (tuple(tokenizer.tokenizer.encode(form, add_special_tokens=False).ids) for form in forms)
+    return tuple(dict.fromkeys(each for each in ids if each))
+
+
+def _outputs(tensors: Tensors, asked: SamplingRequest) -> frozenset[str]:
+    outputs = {protocol.TEXT_OUTPUT}
+    for name, added in _OUTPUT_FLAGS.items():
+        if flag(tensors, name):
+            outputs.update(added)
+    if asked.sampling.n > 1:
+        outputs.add(protocol.SEQUENCE_INDEX)
+    if asked.sampling.prompt_logprobs is not None:
+        outputs.add(protocol.PROMPT_LOGPROBS)
+    if asked.lists_logprobs:
+        outputs.add(protocol.LOGPROBS)
+    return frozenset(outputs)
 
 
 def _prompt_ids(tensors: Tensors, tokenizer: TextTokenizer) -> list[int]:
@@ -59,125 +99,12 @@ def _prompt_ids(tensors: Tensors, tokenizer: TextTokenizer) -> list[int]:
         raise InvalidRequestError(f"send exactly one of text_input, messages and input_ids; this request has {given}")
     if protocol.INPUT_IDS in tensors:
         return [int(token) for token in tensors[protocol.INPUT_IDS].reshape(-1)]
-    text = _text(tensors, prompts[0])
-    if not text:
+    prompt = text(tensors, prompts[0])
+    if not prompt:
         raise InvalidRequestError(f"{prompts[0]} is empty; send at least one character")
     try:
         if prompts[0] == protocol.TEXT_INPUT:
-            return tokenizer.encode(text)
-        return tokenizer.encode_messages(_json(text, protocol.MESSAGES))
+            return tokenizer.encode(prompt)
+        return tokenizer.encode_messages(parsed_json(prompt, protocol.MESSAGES))
     except TextError as error:
         raise InvalidRequestError(str(error)) from error
-
-
-def _sampling(tensors: Tensors) -> SamplingParameters:
-    values: dict[str, Any] = {}
-    for name, kind in ((protocol.MAX_TOKENS, int), (protocol.TOP_K, int), (protocol.SEED, int)):
-        if name in tensors:
-            values[name] = kind(_single(tensors, name))
-    for name in (protocol.TEMPERATURE, protocol.TOP_P, protocol.REPETITION_PENALTY):
-        if name in tensors:
-            values[name] = float(_single(tensors, name))
-    if protocol.STOP_WORDS in tensors:
-        words = tensors[protocol.STOP_WORDS].reshape(-1)
-        values["stop"] = tuple(_utf8(word, protocol.STOP_WORDS) for word in words)
-    if protocol.SAMPLING_PARAMETERS in tensors:
-        for name, value in _sampling_json(_text(tensors, protocol.SAMPLING_PARAMETERS)).items():
-            if name in values:
-                raise InvalidRequestError(f"{name} is given twice, as a tensor and in sampling_parameters; send one")
-            values[name] = value
-    return SamplingParameters(**values)
-
-
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError("a number")
-    return float(value)
-
-
-def _integer(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError("an integer")
-    return value
-
-
-def _top_k(value: object) -> int:
-    top_k = _integer(value)
-    return 0 if top_k == -1 else top_k  # vLLM writes -1 for every token
-
-
-def _boolean(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError("true or false")
-    return value
-
-
-def _strings(value: object) -> tuple[str, ...]:
-    strings = [value] if isinstance(value, str) else value
-    if not isinstance(strings, list) or not all(isinstance(string, str) for string in strings):
-        raise TypeError("a string or a list of strings")
-    return tuple(strings)
-
-
-_JSON_PARAMETERS: Final[Mapping[str, Callable[[object], Any]]] = {
-    "max_tokens": _integer,
-    "temperature": _number,
-    "top_k": _top_k,
-    "top_p": _number,
-    "seed": _integer,
-    "repetition_penalty": _number,
-    "stop": _strings,
-    "ignore_eos": _boolean,
-}
-
-
-def _sampling_json(text: str) -> dict[str, Any]:
-    """Read vLLM's form: one JSON object whose names are those of SamplingParameters."""
-    given = _json(text, protocol.SAMPLING_PARAMETERS)
-    if not isinstance(given, dict):
-        raise InvalidRequestError(f"sampling_parameters must be a JSON object, not {type(given).__name__}")
-    values = {}
-    for name, value in given.items():
-        read = _JSON_PARAMETERS.get(name)
-        if read is None:
-            known = ", ".join(_JSON_PARAMETERS)
-            raise InvalidRequestError(f"sampling_parameters has {name!r}, which is not supported; supported: {known}")
-        if value is None:
-            continue
-        try:
-            values[name] = read(value)
-        except TypeError as expected:
-            raise InvalidRequestError(f"sampling_parameters.{name} is {value!r}; it must be {expected}") from expected
-    return values
-
-
-def _json(text: str, name: str) -> object:
-    try:
-        value: object = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequestError(f"{name} is not JSON: {error}") from error
-    return value
-
-
-def _single(tensors: Tensors, name: str) -> Any:
-    values = tensors[name].reshape(-1)
-    if len(values) != 1:
-        raise InvalidRequestError(f"{name} has {len(values)} elements; it must have one")
-    return values[0]
-
-
-def _flag(tensors: Tensors, name: str, *, default: bool) -> bool:
-    return bool(_single(tensors, name)) if name in tensors else default
-
-
-def _text(tensors: Tensors, name: str) -> str:
-    return _utf8(_single(tensors, name), name)
-
-
-def _utf8(value: bytes | np.bytes_ | str, name: str) -> str:
-    if isinstance(value, str):
-        return value
-    try:
-        return bytes(value).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InvalidRequestError(f"{name} is not UTF-8 ({error.reason} at byte {error.start}); send UTF-8") from error
