@@ -8,7 +8,17 @@ from fathom_export.decoder.architecture import DecoderArchitecture
 from fathom_export.errors import InvalidContextError, UnsupportedArchitectureError
 from fathom_export.quantise.table import require_valid
 from fathom_export.spec.quantisation import Quantisation
-from fathom_server.engine.settings import GRAPH_FILE, INPUT_IDS, LOGIT_POSITIONS, LOGITS, GraphDescription
+from fathom_server.engine.settings import (
+    BLOCK_TOKENS,
+    GRAPH_FILE,
+    INPUT_IDS,
+    KV_DTYPE,
+    LOGIT_POSITIONS,
+    LOGITS,
+    NATIVE_GRAPH_FILE,
+    GraphDescription,
+    KvDtype,
+)
 
 if TYPE_CHECKING:
     from fathom_export.decoder.dialect import Dialect
@@ -33,9 +43,13 @@ def build_decoder(
     precision: DecoderPrecision,
     quantisation: Quantisation | None = None,
     max_context: int | None = None,
+    kv_cache_dtype: KvDtype = "int8",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> GraphDescription:
     """Write ``model.onnx`` and ``model.onnx.data`` into the folder ``destination``, which must exist.
+
+    Beside them ``model.native.onnx``, over the same weights, in the cpu dialect with precision int8 or int4: its
+    operators are Fathom's own, its cache keeps ``kv_cache_dtype``.
 
     ``source`` is a folder with config.json and safetensors. Weights are read, converted and written one tensor at a
     time. ``max_context`` is the context in tokens that the graph can hold, by default all that the model was made for.
@@ -58,7 +72,7 @@ def build_decoder(
 
     from fathom_export.decoder.checkpoint import Checkpoint
     from fathom_export.decoder.cpu_dialect import CpuDialect
-    from fathom_export.decoder.graph_writer import GraphWriter
+    from fathom_export.decoder.graph_writer import GraphWriter, remove_graph
     from fathom_export.decoder.portable_dialect import PortableDialect
     from fathom_export.decoder.projections import BlockInt4Projections, Float32Projections, RowwiseInt8Projections
     from fathom_export.decoder.weights import DecoderWeights
@@ -86,6 +100,14 @@ def build_decoder(
         lower(graph.model, precision, quantisation, calibration)
         report = calibration.report
     graph.save(destination / GRAPH_FILE, on_progress)
+    if dialect == "cpu" and precision in ("int8", "int4"):
+        del graph, projections, lowering  # before there is another one
+        try:
+            native = _native_graph(architecture, weights, precision, quantisation, context, kv_cache_dtype)
+            native.save_over(destination / NATIVE_GRAPH_FILE, destination / GRAPH_FILE)
+        except BaseException:
+            remove_graph(destination / GRAPH_FILE)
+            raise
     write_report(destination, report)
     return GraphDescription(
         dialect=dialect,
@@ -97,6 +119,30 @@ def build_decoder(
         max_context=context,
         kv_dtype="float16" if precision in ("fp16", "fp8") else "float32",
     )
+
+
+def _native_graph(
+    architecture: DecoderArchitecture,
+    weights: "DecoderWeights",
+    precision: DecoderPrecision,
+    quantisation: Quantisation,
+    context: int,
+    kv_dtype: KvDtype,
+) -> "GraphWriter":
+    """The graph in Fathom's operators, of weights that the stock graph stores."""
+    from fathom_export.decoder import native_dialect
+    from fathom_export.decoder.graph_writer import GraphWriter
+
+    metadata = {"dialect": "native", "precision": precision}
+    metadata |= {BLOCK_TOKENS: str(native_dialect.BLOCK_TOKENS), KV_DTYPE: kv_dtype}
+    graph = GraphWriter(f"{architecture.model_type}_decoder", metadata, PRODUCER, _version())
+    form: native_dialect.MatrixForm = (
+        native_dialect.BlockwiseInt4(quantisation.block_size, quantisation.int4_method)
+        if precision == "int4"
+        else native_dialect.ColumnwiseInt8()
+    )
+    native_dialect.NativeDecoder(graph, architecture, weights, form, context, kv_dtype).write()
+    return graph
 
 
 def _refuse_head_sizes(architecture: DecoderArchitecture) -> None:

@@ -18,6 +18,9 @@ BATCH: Final = "batch"
 SEQUENCE: Final = "sequence"
 LOGIT_ROWS: Final = "logit_rows"
 
+RotaryConstants = dict[Rope, tuple[ir.Value, ir.Value]]
+"""Cosines and sines of each rotary embedding, as the graph's constants."""
+
 NamedNorm = tuple[str, Weight | None]
 """A norm's name in the graph, and its weights if there is such a norm."""
 
@@ -44,13 +47,7 @@ class Dialect(ABC):
         self._weights = weights
         self._projections = projections
         self._max_context = max_context
-        self._rotary: dict[Rope, tuple[ir.Value, ir.Value]] = {}
-        for form in architecture.layer_forms:
-            if form.rope is not None and form.rope not in self._rotary:
-                name = f"rotary.{len(self._rotary)}" if self._rotary else "rotary"
-                cosines, sines = rotary_tables(form.rope, max_context)
-                tables = graph.constant(f"{name}.cosines", cosines), graph.constant(f"{name}.sines", sines)
-                self._rotary[form.rope] = tables
+        self._rotary = rotary_constants(graph, architecture, max_context)
 
     @abstractmethod
     def declare_inputs(self) -> None:
@@ -128,3 +125,14 @@ class Dialect(ABC):
         columns = heads * self._architecture.head_dim
         shape = self._graph.constant(f"shape.{columns}_columns", np.array([0, 0, columns], np.int64))
         return self._graph.node(name, "Reshape", value, shape)
+
+
+def rotary_constants(graph: GraphWriter, architecture: DecoderArchitecture, max_context: int) -> RotaryConstants:
+    """The rotary tables of every layer, of ``max_context`` positions."""
+    constants: RotaryConstants = {}
+    for form in architecture.layer_forms:
+        if form.rope is not None and form.rope not in constants:
+            name = f"rotary.{len(constants)}" if constants else "rotary"
+            cosines, sines = rotary_tables(form.rope, max_context)
+            constants[form.rope] = graph.constant(f"{name}.cosines", cosines), graph.constant(f"{name}.sines", sines)
+    return constants

@@ -66,6 +66,12 @@ class _StreamedTensor(ir.LazyTensor):
         file.seek(begin + self.nbytes)
 
 
+def remove_graph(path: Path) -> None:
+    """Remove a graph and its weights, as far as they are there."""
+    path.unlink(missing_ok=True)
+    path.with_name(path.name + GRAPH_DATA_SUFFIX).unlink(missing_ok=True)
+
+
 def _write_at(file: Any, values: npt.NDArray[Any], at: int) -> int:
     """Write values at a byte of a file, all of them; gives how many bytes they are."""
     rest = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
@@ -156,8 +162,33 @@ class GraphWriter:
         try:
             ir.save(self._model, path, external_data=data.name, callback=report)
         except BaseException:
+            remove_graph(path)
+            raise
+
+    def save_over(self, path: Path, stored: Path) -> None:
+        """Write the graph to ``path``, its weights those of the graph ``stored`` beside it, by name.
+
+        Small constants that ``stored`` does not have are written into the graph itself. Raises ValueError for a weight
+        that it lacks or has in another form.
+        """
+        import onnx
+
+        tensors = onnx.load(stored, load_external_data=False).graph.initializer
+        weights = {tensor.name: tensor for tensor in tensors}
+        for name, value in self._graph.initializers.items():
+            own = value.const_value
+            if name not in weights:
+                if isinstance(own, _StreamedTensor):
+                    raise ValueError(f"{stored} has no weight {name}")
+                continue
+            there = ir.serde.deserialize_tensor(weights[name], stored.parent)
+            if own is None or (own.dtype, own.shape) != (there.dtype, there.shape):
+                raise ValueError(f"{name} of {stored} is {there}, not {own}")
+            value.const_value = there
+        try:
+            ir.save(self._model, path)
+        except BaseException:
             path.unlink(missing_ok=True)
-            data.unlink(missing_ok=True)
             raise
 
     def _initializer(self, tensor: ir.TensorProtocol, shape: tuple[int, ...]) -> ir.Value:

@@ -8,11 +8,11 @@ from typing import Final
 
 from fathom_export.errors import ParityError
 from fathom_server.engine.engine import Engine
-from fathom_server.engine.request import Piece, SamplingParameters
-from fathom_server.engine.runner.onnx import OnnxRunner
+from fathom_server.engine.request import Piece
+from fathom_server.engine.runner.load import load_runner
+from fathom_server.engine.sampling_parameters import SamplingParameters
 from fathom_server.engine.settings import EngineSettings
 from fathom_server.errors import RequestError
-from fathom_server.text.detokenizer import DetokenizerFactory
 from fathom_server.text.tokenizer import TextTokenizer
 
 _MOST_AT_ONCE: Final = 16
@@ -46,7 +46,7 @@ class _Collector:
 
     def on_piece(self, piece: Piece) -> None:
         self._pieces.append(piece)
-        if piece.finish_reason is not None:
+        if piece.is_last:
             token_ids = tuple(token for each in self._pieces for token in each.token_ids)
             self._done.put((self._number, Answer(token_ids, "".join(each.text for each in self._pieces))))
 
@@ -79,7 +79,7 @@ def answer_all(
         timeout_s=_TIMEOUT_S,
     )
     adapted = replace(settings, limits=own)
-    engine = Engine(OnnxRunner(folder, adapted, options), adapted, DetokenizerFactory(tokenizer.tokenizer).new)
+    engine = Engine(load_runner(folder, adapted, options), adapted, tokenizer)
     done: queue.SimpleQueue[tuple[int, Answer | RequestError]] = queue.SimpleQueue()
     answers: dict[int, Answer] = {}
     engine.start()

@@ -123,7 +123,8 @@ class Override:
 class QualityCard:
     """One export's card.
 
-    ``source_bytes`` are those of the checkpoint's weights, ``export_bytes`` those of the graph with its weights.
+    ``graph`` is the file of an LLM that was judged: the one that is served where the export ran. ``source_bytes`` are
+    those of the checkpoint's weights, ``export_bytes`` those of the graph with its weights.
     ``failures`` says in a sentence each what was not reached. ``notes`` say what was not measured, and why.
     """
 
@@ -136,6 +137,7 @@ class QualityCard:
     source_bytes: int
     export_bytes: int
     thresholds: Thresholds
+    graph: str = ""
     measured: Measured | None = None
     logits: tuple[LogitComparison, ...] = ()
     token_parity: TokenParity | None = None

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from fathom_export.errors import ParityError
 from fathom_server.engine import settings as names
-from fathom_server.engine.settings import GRAPH_FILE, GraphDescription
+from fathom_server.engine.settings import GRAPH_FILE, EngineSettings, GraphDescription
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -131,3 +132,25 @@ class DecoderGraph:
             dtype = np.dtype(form.kv_dtype)
             self._cache = [(np.zeros(shape, dtype), np.zeros(shape, dtype)) for _ in range(form.layers)]
         return self._cache
+
+
+class NativeGraph:
+    """The native graph of a version's folder, as it is served; computes texts from their beginning, one at a time."""
+
+    def __init__(self, folder: Path, settings: EngineSettings) -> None:
+        from fathom_server.engine.runner.native import NativeRunner
+
+        self._runner = NativeRunner(folder, replace(settings, limits=replace(settings.limits, max_batch=1)))
+
+    def logits(self, token_ids: Sequence[int], positions: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Logits after the tokens at some positions: float32 [positions, vocabulary]."""
+        from fathom_server.engine.runner.base import StepRow
+
+        if not positions:
+            return self._runner.step([StepRow(self._blocks(token_ids), 0, token_ids, 0)]).copy()
+        first, end = min(positions), max(positions) + 1
+        row = StepRow(self._blocks(token_ids), 0, token_ids[:end], end - first)
+        return self._runner.step([row])[[position - first for position in positions]]
+
+    def _blocks(self, token_ids: Sequence[int]) -> range:
+        return range(-(-len(token_ids) // self._runner.geometry.block_tokens))

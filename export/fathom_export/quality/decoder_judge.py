@@ -15,15 +15,16 @@ from fathom_export.quality import layers as layer_errors
 from fathom_export.quality.accuracy import task_accuracy
 from fathom_export.quality.answers import Question, answer_all
 from fathom_export.quality.card import LogitComparison, Measured, QualityCard, TokenParity, now
-from fathom_export.quality.decoder_graph import DecoderGraph, session_options
+from fathom_export.quality.decoder_graph import DecoderGraph, NativeGraph, session_options
 from fathom_export.quality.held_out import HeldOutRow, find_held_out, read_held_out, spread
 from fathom_export.quality.picture import DIVERGENCES
 from fathom_export.quality.source_decoder import SourceDecoder, has_torch
 from fathom_export.quality.statistics import LogitStatistics
 from fathom_export.quality.text import EvaluationText, Passage, file_text, generated_text, held_out_text
 from fathom_export.spec import GenerateSpec
-from fathom_server.engine.request import SamplingParameters
-from fathom_server.engine.settings import GRAPH_FILE, LOGITS, EngineSettings, GraphDescription
+from fathom_server.engine.runner.load import served_graph
+from fathom_server.engine.sampling_parameters import SamplingParameters
+from fathom_server.engine.settings import GRAPH_FILE, LOGITS, NATIVE_GRAPH_FILE, EngineSettings, GraphDescription
 from fathom_server.text.tokenizer import TextTokenizer
 
 _TIE: Final = 5e-5
@@ -89,7 +90,8 @@ class DecoderJudge:
         rows, path = self._held_out()
         text = self._text(rows, path)
         on_progress(1, 6)
-        tested = DecoderGraph(self._version, self._settings.graph, self._options, threads=self._settings.limits.threads)
+        graph = served_graph(self._version)
+        tested = self._tested(graph)
         source = SourceDecoder.load(self._source) if has_torch() else None
         own = self._own_reference(source)
         references = [] if source is None else [_Reference("the source model (transformers, fp32)", source)]
@@ -106,13 +108,16 @@ class DecoderJudge:
             fp32 = own.folder if own is not None and self._spec.precision != "fp32" else None
             accuracy = task_accuracy(self._version, fp32, chosen, self._tokenizer, self._options)
         on_progress(5, 6)
-        errors = self._layer_errors(own, tested, passages)
+        errors = self._layer_errors(own, passages)
+        if errors and graph != GRAPH_FILE:
+            self._notes.append(f"layers of {graph}, whose operators hide them; those of {GRAPH_FILE} stand here")
         on_progress(6, 6)
         return QualityCard(
             model=self._spec.name,
             task=self._spec.task,
             precision=self._spec.precision,
             dialect=self._spec.dialect,
+            graph=graph,
             effort=self._spec.quality.effort,
             created=now(),
             source_bytes=weight_bytes(self._source),
@@ -129,6 +134,12 @@ class DecoderJudge:
             seconds=round(time.monotonic() - began, 3),
             series=series,
         ).judged()
+
+    def _tested(self, graph: str) -> LogitModel:
+        """The graph that is served."""
+        if graph == NATIVE_GRAPH_FILE:
+            return NativeGraph(self._version, self._settings)
+        return DecoderGraph(self._version, self._settings.graph, self._options, threads=self._settings.limits.threads)
 
     def _held_out(self) -> tuple[list[HeldOutRow], Path | None]:
         path = find_held_out(self._source)
@@ -246,15 +257,13 @@ class DecoderJudge:
                 ties += 1
         return TokenParity(reference.description, len(prompts), length, exact, ties, matching)
 
-    def _layer_errors(
-        self, own: _Reference | None, tested: DecoderGraph, passages: Sequence[Passage]
-    ) -> list[layer_errors.LayerError]:
+    def _layer_errors(self, own: _Reference | None, passages: Sequence[Passage]) -> list[layer_errors.LayerError]:
         if own is None or own.folder is None:
             return []
         description = EngineSettings.load(own.folder).graph
         paths = own.folder / GRAPH_FILE, self._version / GRAPH_FILE
         texts = [passage.token_ids for passage in passages[: self._budget.layer_texts]]
-        errors = compare_decoder_layers(paths, description, tested.description, self._options, texts)
+        errors = compare_decoder_layers(paths, description, self._settings.graph, self._options, texts)
         if not errors:
             self._notes.append("layers, for the graph's inner tensors are not those of the fp32 graph")
         return errors

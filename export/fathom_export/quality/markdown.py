@@ -20,7 +20,7 @@ def _lines(card: QualityCard) -> Iterator[str]:
     yield (
         f"Weights: {card.source_bytes / _MIB:.1f} MiB in the source, {card.export_bytes / _MIB:.1f} MiB exported "
         f"({card.export_bytes / max(card.source_bytes, 1):.0%}). Judged {card.created} in {card.seconds:.1f} s, "
-        f"effort {card.effort}."
+        f"effort {card.effort}{f', by {card.graph}' if card.graph else ''}."
     )
     if card.measured is not None:
         text = card.measured

@@ -8,7 +8,7 @@ from typing import Final, Literal
 from fathom_export.errors import SourceError
 from fathom_export.quality.answers import Question, answer_all
 from fathom_export.quality.held_out import HeldOutRow
-from fathom_server.engine.request import SamplingParameters
+from fathom_server.engine.sampling_parameters import SamplingParameters
 from fathom_server.engine.settings import EngineSettings
 from fathom_server.text.tokenizer import TextError, TextTokenizer
 

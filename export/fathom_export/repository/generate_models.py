@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from fathom_client import protocol
 from fathom_export.decoder import DecoderArchitecture, build_decoder, eos_token_ids
@@ -23,7 +24,8 @@ from fathom_export.repository.model_config import (
 )
 from fathom_export.repository.tokenizer_files import GENERATE_ADAPTOR, copy_tokenizer, write_tokenizer_model
 from fathom_export.spec import DEFAULT_CONTEXT, GenerateSpec, model_names
-from fathom_server.engine.settings import EngineLimits, EngineSettings
+from fathom_server.engine.runner.base import Runner, StepRow
+from fathom_server.engine.settings import NATIVE_GRAPH_FILE, EngineLimits, EngineSettings
 from fathom_server.text.tokenizer import TextTokenizer
 
 FATHOM_BACKEND: Final = "fathom"
@@ -31,6 +33,8 @@ FATHOM_BACKEND: Final = "fathom"
 _TOKENIZED_IDS: Final = "tokenized_ids"
 _WARMUP_TEXT: Final = "Hello, how are you?"
 _WARMUP_TOKENS: Final = 4
+_LEAST_NATIVE_COSINE: Final = 0.9
+"""Of the logits of the two graphs: they round differently, but a fault in either is far below."""
 _PROMPT_TENSORS: Final = (protocol.TEXT_INPUT, protocol.MESSAGES, protocol.INPUT_IDS)
 
 
@@ -55,6 +59,7 @@ def write_generate_models(
         precision=spec.precision,
         quantisation=spec.quantisation,
         max_context=context,
+        kv_cache_dtype=spec.engine_limits(context).kv_cache_dtype,
         on_progress=on_progress,
     )
     settings = EngineSettings(graph, spec.engine_limits(context), eos_token_ids(source))
@@ -77,27 +82,45 @@ def write_generate_models(
 
 
 def check_logits(version: Path, settings: EngineSettings, prompt: list[int]) -> dict[str, float]:
-    """Load the graph as the engine does and compute a short prompt and one token more.
+    """Load the graph as the engine does, the stock one and the native one, and compute a prompt and one token more.
 
-    Raises ParityError if a logit is infinite or not a number.
+    Raises ParityError if a logit is infinite or not a number, or where the two graphs are of different minds.
     """
+    from fathom_server.engine.runner.load import served_graph
+    from fathom_server.engine.runner.native import NativeRunner
     from fathom_server.engine.runner.onnx import OnnxRunner
+    from fathom_server.engine.runner.slots import SlotRunnerAdapter
 
     prompt = prompt[: max(1, settings.graph.max_context - 1)]
     # ONNX Runtime fuses Q/DQ pairs into operators that its CPU provider lacks for fp8
     entries = {"session.disable_quant_qdq": "1"} if settings.graph.precision == "fp8" else None
-    runner = OnnxRunner(version, replace(settings, limits=replace(settings.limits, max_batch=1)), entries)
-    first = runner.prefill(0, 0, np.array(prompt, dtype=np.int64)).copy()
-    steps = [first]
-    if len(prompt) < settings.graph.max_context:
-        steps.append(runner.decode(np.array([len(prompt)], dtype=np.int32), first.argmax(axis=1).astype(np.int64)))
-    for step in steps:
-        if not np.isfinite(step).all():
+    alone = replace(settings, limits=replace(settings.limits, max_batch=1))
+    stock = _first_logits(SlotRunnerAdapter(OnnxRunner(version, alone, entries), alone), settings, prompt)
+    check = {"largest_logit": round(float(np.abs(stock).max()), 4)}
+    if served_graph(version) == NATIVE_GRAPH_FILE:
+        native = _first_logits(NativeRunner(version, alone), settings, prompt)
+        cosine = float((stock[0] @ native[0]) / max(np.linalg.norm(stock[0]) * np.linalg.norm(native[0]), 1e-30))
+        if cosine < _LEAST_NATIVE_COSINE and np.any(stock[0]):
             raise ParityError(
-                "the exported graph gives logits that are infinite or not numbers; try precision fp32, or report the "
-                "model"
+                f"the native graph's logits differ from the stock graph's (cosine {cosine:.4f}); serve the stock one "
+                "with FATHOM_NATIVE=0, and report the model"
             )
-    return {"largest_logit": round(float(max(np.abs(step).max() for step in steps)), 4)}
+        check["native_cosine"] = round(cosine, 6)
+    return check
+
+
+def _first_logits(runner: Runner, settings: EngineSettings, prompt: list[int]) -> npt.NDArray[np.float32]:
+    """Logits after a prompt, and after the token that they say comes next, if there is room for one."""
+    blocks = range(-(-(len(prompt) + 1) // runner.geometry.block_tokens))
+    logits = runner.step([StepRow(blocks, 0, prompt, 1)]).copy()
+    if len(prompt) < settings.graph.max_context:
+        following = runner.step([StepRow(blocks, len(prompt), [int(logits[0].argmax())], 1)])
+        logits = np.concatenate([logits, following])
+    if not np.isfinite(logits).all():
+        raise ParityError(
+            "the exported graph gives logits that are infinite or not numbers; try precision fp32, or report the model"
+        )
+    return logits
 
 
 def _warmups(prompt: list[int], limits: EngineLimits) -> list[Warmup]:

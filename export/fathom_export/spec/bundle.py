@@ -9,6 +9,7 @@ from typing import Any, Final
 from fathom_export.errors import SpecError
 from fathom_export.spec.key import path_of, read_choice, read_table, refuse_unknown
 from fathom_export.spec.model_spec import SPECS, GenerateSpec, ModelSpec, model_names
+from fathom_export.spec.profile import with_profile
 
 DEFAULT_BUNDLE: Final = "bundle.toml"
 DEFAULT_REPOSITORY: Final = "model_repository"
@@ -52,7 +53,7 @@ def read_model(table: Mapping[str, Any], where: str) -> ModelSpec:
     kind = SPECS[task]  # type: ignore[index]  # it is one of its keys
     values = read_table(kind, table, where, also=("task",))
     try:
-        return kind(**values)
+        return kind(**(with_profile(values) if task == "generate" else values))
     except SpecError as error:
         raise SpecError(path_of(where, str(error))) from error
 

@@ -12,6 +12,7 @@ from fathom_export.errors import SpecError
 from fathom_export.quantise.table import ENCODER_TARGET, refusal
 from fathom_export.spec.key import Key
 from fathom_export.spec.limits import EncoderLimits
+from fathom_export.spec.profile import Profile, profile_fault
 from fathom_export.spec.quality import DecoderQuality, EncoderQuality
 from fathom_export.spec.quantisation import Quantisation
 from fathom_export.spec.serving import EncoderServing, Serving
@@ -45,6 +46,10 @@ class GenerateSpec:
     name: Name
     source: SourceName
     precision: PrecisionKey = "fp32"
+    profile: Annotated[
+        Profile | None,
+        Key("chooses the precision: latency (int4) for one request at a time, throughput (int8) for many"),
+    ] = None
     dialect: Annotated[Dialect, Key("operators of the graph: ONNX Runtime's own, or standard ones")] = DEFAULT_DIALECT
     limits: Annotated[Mapping[str, int | float | str], Key("what the engine takes on at once", table=EngineLimits)] = (
         field(default_factory=dict)
@@ -59,6 +64,9 @@ class GenerateSpec:
     def __post_init__(self) -> None:
         _check_name(self.name)
         _check_precision(self.task, self.dialect, self.precision)
+        fault = None if self.profile is None else profile_fault(self.profile, self.precision, self.dialect)
+        if fault is not None:
+            raise SpecError(fault)
         self.quantisation.refuse_unused(self.precision, self.dialect)
         try:
             EngineLimits(**self.limits)  # type: ignore[arg-type]  # the reader has checked the types

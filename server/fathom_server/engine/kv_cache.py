@@ -1,9 +1,9 @@
-"""The KV cache: one slot a request, slots side by side so that a batch of them is one tensor."""
+"""The KV cache in main memory: slots side by side, or blocks that sequences share."""
 
 import numpy as np
 import numpy.typing as npt
 
-from fathom_server.engine.settings import GraphDescription
+from fathom_server.engine.settings import GraphDescription, KvDtype
 
 
 class SlotCache:
@@ -31,3 +31,24 @@ class SlotCache:
     def bytes_per_token(self) -> int:
         """What one token of one request takes in all layers."""
         return sum(part.dtype.itemsize * part.shape[1] * part.shape[3] for layer in self.layers for part in layer)
+
+
+class PagedCache:
+    """Keys and values of all sequences in blocks of ``block_tokens`` tokens, which sequences may share.
+
+    ``memory`` is uint8 [layers, blocks, bytes of a block], whose inside is the business of the operator that writes
+    and reads it (``native/cache_layout.py``). As in ``SlotCache``, memory is taken as blocks are first written.
+    """
+
+    def __init__(self, graph: GraphDescription, blocks: int, block_tokens: int, kv_dtype: KvDtype) -> None:
+        from fathom_server.native.cache_layout import block_bytes
+
+        size = block_bytes(graph.kv_heads, graph.head_dim, block_tokens, kv_dtype)
+        self.blocks = blocks
+        self.block_tokens = block_tokens
+        self.memory: npt.NDArray[np.uint8] = np.zeros((graph.layers, blocks, size), dtype=np.uint8)
+
+    def bytes_per_token(self) -> int:
+        """What one token of one sequence takes in all layers."""
+        layers, _, size = self.memory.shape
+        return layers * size // self.block_tokens

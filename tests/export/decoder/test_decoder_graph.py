@@ -256,7 +256,7 @@ def test_building_needs_neither_torch_nor_transformers(checkpoint, tmp_path: Pat
 
     subprocess.run([sys.executable, "-c", script, str(checkpoint("llama-bf16")), str(tmp_path)], check=True)
 
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.native.onnx", "model.onnx", "model.onnx.data"]
 
 
 @pytest.mark.parametrize(
