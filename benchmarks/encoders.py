@@ -146,24 +146,20 @@ async def _measure(
 
 
 async def _turn(contender: Contender, texts: Sequence[str], duration_s: float) -> Round:
-    """Let all callers call until the time is up; calls count that end within it."""
+    """Let all callers call until the time is up, and wait for the calls that run then; all of them count."""
     waits_ms: list[float] = []
     numbers = iter(range(10**9))
     begin_s = time.perf_counter()
-    end_s = begin_s + duration_s
 
     async def call() -> None:
-        while (sent_s := time.perf_counter()) < end_s:
+        while (sent_s := time.perf_counter()) < begin_s + duration_s:
             first = next(numbers) * contender.texts_per_call % (len(texts) - contender.texts_per_call + 1)
             await contender.embed(texts[first : first + contender.texts_per_call])
-            if (now_s := time.perf_counter()) <= end_s:
-                waits_ms.append((now_s - sent_s) * 1e3)
+            waits_ms.append((time.perf_counter() - sent_s) * 1e3)
 
     await asyncio.gather(*(call() for _ in range(contender.callers)))
-    if not waits_ms:
-        raise SystemExit(f"error: {contender.name} answered nothing within {duration_s:g} s; is the machine busy?")
+    rate = len(waits_ms) * contender.texts_per_call / (time.perf_counter() - begin_s)
     p50, p99 = np.percentile(waits_ms, [50, 99])
-    rate = len(waits_ms) * contender.texts_per_call / duration_s
     return Round(contender.name, round(rate, 1), round(float(p50), 2), round(float(p99), 2))
 
 

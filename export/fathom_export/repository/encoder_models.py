@@ -73,7 +73,6 @@ def write_encoder_models(
     add_instances(config, spec.serving, limits.instances)
     add_dynamic_batching(
         config,
-        limits.max_queue,
         limits.max_queue_delay_us,
         preferred_batch_sizes=spec.serving.preferred_batch_sizes,
         queue_timeout_ms=spec.serving.queue_timeout_ms,
@@ -90,8 +89,9 @@ def write_encoder_models(
     outputs = (*tokenized, *constants, _NUM_INPUT_TOKENS)
     config = new_config(tokenizer, "python", _INPUTS[spec.task], outputs, max_batch=limits.max_batch)
     add_cpu_instances(config, spec.serving.tokenizer_instances)
-    add_dynamic_batching(config, limits.max_queue, queue_timeout_ms=spec.serving.queue_timeout_ms)
+    add_dynamic_batching(config)
     add_parameters(config, {"max_context": limits.max_context, "pad_token_id": form.architecture.pad_token_id})
+    add_parameters(config, {"encoder": json.dumps(encoder), "max_queue": limits.max_queue})
     add_parameters(config, _text_parameters(form))
     write_config(config, staging / tokenizer)
     write_tokenizer_model(source, staging / tokenizer / VERSION, ENCODER_ADAPTOR)

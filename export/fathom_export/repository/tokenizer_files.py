@@ -12,6 +12,7 @@ ENCODER_ADAPTOR: Final = "encoder_model.py"
 
 _MODEL_FILE: Final = "model.py"
 _TEXT_FILE: Final = "fathom_text.py"
+_BACKLOG_FILE: Final = "fathom_backlog.py"
 
 
 def copy_tokenizer(source: Path, version: Path) -> None:
@@ -25,4 +26,6 @@ def write_tokenizer_model(source: Path, version: Path, adaptor: str) -> None:
     copy_tokenizer(source, version)
     adaptors = resources.files("fathom_server.backends.tokenizer")
     (version / _MODEL_FILE).write_bytes((adaptors / adaptor).read_bytes())
+    if adaptor == ENCODER_ADAPTOR:
+        (version / _BACKLOG_FILE).write_bytes((adaptors / "encoder_backlog.py").read_bytes())
     (version / _TEXT_FILE).write_bytes((resources.files("fathom_server.text") / "tokenizer.py").read_bytes())

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, Self
 
+from fathom_server.backends.tokenizer.encoder_backlog import ADDRESS_VARIABLE
 from fathom_server.errors import LaunchError
 from fathom_server.launcher.backend_folder import assemble_backends, python_folder
 from fathom_server.launcher.ports import Ports
@@ -115,6 +116,8 @@ class TritonProcess:
 
     def _start(self, has_gpu: bool) -> None:
         environment = self._tritonserver.environment(python_folder(self._folder / "bin"))
+        host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
+        environment[ADDRESS_VARIABLE] = f"{host}:{self._ports.metrics}"
         self._tritonserver.check_stub(environment)
         command = self._command(has_gpu)
         guardian = [sys.executable, "-I", "-S", str(GUARDIAN), str(self._folder), self._region_prefix]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from fathom_backlog import EncoderBacklog
 from fathom_text import TextError, TextTokenizer
 
 _LENGTH_STEP = 16
@@ -27,6 +28,8 @@ class TritonPythonModel:
         self._prompts: dict[str, str] = parameters.get("prompts", {})
         self._default_prompt: str = parameters.get("default_prompt", "")
         self._labels = np.array([label.encode() for label in parameters.get("labels", [])], dtype=np.object_)
+        self._encoder: str = parameters["encoder"]
+        self._backlog = EncoderBacklog(self._encoder, parameters["max_queue"]) if parameters["max_queue"] else None
         self._tokenizer = TextTokenizer.load(folder)
         self._truncating = TextTokenizer.load(folder)
         self._truncating.tokenizer.enable_truncation(self._max_context)  # keeps the special tokens at both ends
@@ -35,14 +38,20 @@ class TritonPythonModel:
         """Answer each request, or refuse it without harm to the others."""
         return [self._answer(request) for request in requests]
 
+    def finalize(self) -> None:
+        """Look at Triton's metrics no more."""
+        if self._backlog is not None:
+            self._backlog.close()
+
     def _answer(self, request: Any) -> Any:
         inputs = {tensor.name(): tensor.as_numpy().reshape(-1) for tensor in request.inputs()}
         try:
             texts = self._read(inputs)
             rows = self._encode(texts, inputs.get("truncate"))
         except TextError as error:
-            refusal = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
-            return pb_utils.InferenceResponse(output_tensors=[], error=refusal)
+            return _refusal(str(error), pb_utils.TritonError.INVALID_ARG)
+        if self._backlog is not None and not self._backlog.admit():
+            return _refusal(f"the queue of {self._encoder} is full; try again later", pb_utils.TritonError.UNAVAILABLE)
         outputs = self._tensors(rows)
         wanted = request.requested_output_names()
         return pb_utils.InferenceResponse(
@@ -102,6 +111,10 @@ class TritonPythonModel:
             "num_input_tokens": np.array(lengths, dtype=np.uint32)[:, np.newaxis],
             "labels": np.tile(self._labels, (len(rows), 1)),
         }
+
+
+def _refusal(message: str, code: Any) -> Any:
+    return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(message, code))
 
 
 def _decode(name: str, position: int, value: bytes) -> str:
