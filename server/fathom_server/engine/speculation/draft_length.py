@@ -25,6 +25,7 @@ _REFRESH_STEPS: Final = 48
 _FIRST_PATIENCE: Final = 16
 _LONGEST_PATIENCE: Final = 512
 _TRIAL_GUESSES: Final = 2
+_SURPRISE: Final = 0.8
 
 
 @dataclass(slots=True)
@@ -135,9 +136,12 @@ class DraftLengths:
 
     def observe_step(self, rows_tokens: int, seconds: float) -> None:
         """Learn from a step, if it was made of what was planned and nothing else."""
-        sequences, drafts = self._planned
-        if sequences and rows_tokens == sequences + drafts:
-            self.costs.observe(sequences, drafts, seconds)
+        (sequences, drafts), self._planned = self._planned, (0, 0)
+        if not sequences or rows_tokens != sequences + drafts:
+            return
+        if drafts and seconds < _SURPRISE * self.costs.expected(sequences, drafts)[drafts]:
+            self._patience = _FIRST_PATIENCE  # what is known of costs is out of date
+        self.costs.observe(sequences, drafts, seconds)
 
     def _choose(self, survivals: Sequence[Sequence[float]], pass_seconds: Callable[[int, int], float] | None) -> Choice:
         none = Choice([0] * len(survivals), 0, 0.0)

@@ -115,7 +115,9 @@ class DraftModelSpeculator:
 
     def forget(self, sequence: DraftableSequence) -> None:
         """See ``Speculator.forget``."""
-        self._states.pop(sequence.id, None)
+        state = self._states.pop(sequence.id, None)
+        if state is not None:  # answers that end with a draft that came true must count as well
+            self._learn(state, sequence.token_ids)
         self._cache.forget(sequence.id)
 
     @property
@@ -153,6 +155,17 @@ class DraftModelSpeculator:
             prompt = token_ids[: sequence.prompt_tokens]
             sampler = SequenceSampler(sequence.sampling, prompt, self._vocabulary, self._eos_token_ids, 0)
             state = self._states[sequence.id] = _State(sampler)
+        self._learn(state, token_ids)
+        self._cache.of(sequence.id).settle(token_ids)
+        for token in token_ids[sequence.prompt_tokens + state.sampler.position :]:
+            state.sampler.append(token)
+        if self._draft_vocabulary < self._vocabulary and state.is_readable:
+            state.is_readable = max(token_ids[state.checked :]) < self._draft_vocabulary
+            state.checked = len(token_ids) - 1
+        return state
+
+    def _learn(self, state: _State, token_ids: Sequence[int]) -> None:
+        """Take in what became of the last drafts."""
         came = token_ids[state.drafted_at : state.drafted_at + len(state.drafts)]
         for confidence, drafted, token in zip(state.confidences, state.drafts, came, strict=False):
             accepted = drafted == token
@@ -161,13 +174,6 @@ class DraftModelSpeculator:
             if not accepted:
                 break
         state.drafts, state.confidences = [], []
-        self._cache.of(sequence.id).settle(token_ids)
-        for token in token_ids[sequence.prompt_tokens + state.sampler.position :]:
-            state.sampler.append(token)
-        if self._draft_vocabulary < self._vocabulary and state.is_readable:
-            state.is_readable = max(token_ids[state.checked :]) < self._draft_vocabulary
-            state.checked = len(token_ids) - 1
-        return state
 
     def _promise(self, sequence: DraftableSequence, state: _State, room: int) -> list[float]:
         """How likely each of the drafts that may be made is to come true, judged by those before."""

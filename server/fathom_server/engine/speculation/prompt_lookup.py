@@ -127,7 +127,9 @@ class PromptLookupSpeculator:
 
     def forget(self, sequence: DraftableSequence) -> None:
         """See ``Speculator.forget``."""
-        self._states.pop(sequence.id, None)
+        state = self._states.pop(sequence.id, None)
+        if state is not None:  # answers that end with a guess that came true must count as well
+            self._learn(state, sequence.token_ids)
 
     @property
     def counters(self) -> SpeculationCounters:
@@ -140,11 +142,7 @@ class PromptLookupSpeculator:
 
     def _guess(self, state: _State, token_ids: Sequence[int]) -> list[int]:
         """Learn from the last guess, then make the next, as long as may ever be proposed."""
-        came = token_ids[state.guessed_at : state.guessed_at + len(state.guess)]
-        for depth, (guessed, token) in enumerate(zip(state.guess, came, strict=False)):
-            self._acceptance.observe(_class_of(state.match_length + depth), guessed == token, state.record)
-            if guessed != token:
-                break
+        self._learn(state, token_ids)
         state.index.extend(token_ids)
         match = state.index.match(token_ids)
         state.guessed_at = len(token_ids)
@@ -154,6 +152,14 @@ class PromptLookupSpeculator:
             state.guess = continuation(token_ids, match.position, self._most)
             state.match_length = match.length
         return state.guess
+
+    def _learn(self, state: _State, token_ids: Sequence[int]) -> None:
+        """Hold the last guess against the tokens that came, whether it was tried or not."""
+        came = token_ids[state.guessed_at : state.guessed_at + len(state.guess)]
+        for depth, (guessed, token) in enumerate(zip(state.guess, came, strict=False)):
+            self._acceptance.observe(_class_of(state.match_length + depth), guessed == token, state.record)
+            if guessed != token:
+                break
 
     def _survival(self, state: _State, most: int) -> list[float]:
         """How likely each of the first ``most`` guessed tokens is to be accepted, with all before it."""
