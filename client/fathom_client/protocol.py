@@ -212,6 +212,9 @@ pairs may take ``token_type_ids`` of the same form besides."""
 TIMEOUT_PARAMETER: Final = "timeout"
 """Microseconds (int64) from arrival in which the whole answer must be given; Triton hands it on to the model."""
 
+CLIENT_PARAMETER: Final = "client"
+"""On whose behalf a request comes (string): within a priority, clients take turns by the tokens that they were given."""
+
 FINISH_STOP: Final = "stop"
 FINISH_LENGTH: Final = "length"
 """Finish reasons as OpenAI and vLLM spell them."""

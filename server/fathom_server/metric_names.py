@@ -1,6 +1,34 @@
-"""Names of the engine's metrics on Triton's metrics port; each carries the label ``model``."""
+"""Names of the engine's metrics on Triton's metrics port; each carries the label ``model``.
+
+They are vLLM's, which LLM dashboards know, behind ``fathom_`` for ``vllm:``. A histogram is three families, as
+Prometheus stores it: ``_bucket`` with the label ``le``, ``_sum`` and ``_count``.
+"""
 
 from typing import Final
 
 REQUESTS_RUNNING: Final = "fathom_num_requests_running"
 REQUESTS_WAITING: Final = "fathom_num_requests_waiting"
+KV_CACHE_USAGE: Final = "fathom_kv_cache_usage_perc"
+
+PREFIX_CACHE_QUERIES: Final = "fathom_prefix_cache_queries_total"
+PREFIX_CACHE_HITS: Final = "fathom_prefix_cache_hits_total"
+PROMPT_TOKENS: Final = "fathom_prompt_tokens_total"
+GENERATION_TOKENS: Final = "fathom_generation_tokens_total"
+PREEMPTIONS: Final = "fathom_num_preemptions_total"
+DRAFT_TOKENS: Final = "fathom_spec_decode_num_draft_tokens_total"
+ACCEPTED_TOKENS: Final = "fathom_spec_decode_num_accepted_tokens_total"
+REQUEST_ENDS: Final = "fathom_request_success_total"
+
+TIME_TO_FIRST_TOKEN: Final = "fathom_time_to_first_token_seconds"
+INTER_TOKEN_LATENCY: Final = "fathom_inter_token_latency_seconds"
+END_TO_END_LATENCY: Final = "fathom_e2e_request_latency_seconds"
+QUEUE_TIME: Final = "fathom_request_queue_time_seconds"
+PREFILL_TIME: Final = "fathom_request_prefill_time_seconds"
+DECODE_TIME: Final = "fathom_request_decode_time_seconds"
+STEP_TIME: Final = "fathom_engine_step_seconds"
+
+FINISHED_REASON: Final = "finished_reason"
+"""Label of ``REQUEST_ENDS``: how an answer ended (stop, length), or why it did not (cancelled, deadline, error)."""
+STEP_KIND: Final = "kind"
+"""Label of ``STEP_TIME``: prefill, decode or mixed."""
+BUCKET_BOUND: Final = "le"

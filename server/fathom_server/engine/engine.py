@@ -113,11 +113,13 @@ class Engine:
         queue_timeout_s: float | None = None,
         priority: int = 0,
         client: str = "",
+        bad_word_ids: Ids[Ids[int]] = (),
     ) -> Request:
         """Queue a request; its answers go to ``sink``.
 
         ``timeout_s`` and ``queue_timeout_s`` (until it is admitted) count from now. A lower ``priority`` goes first;
-        within one, clients take turns by the tokens that they were given. Raises InvalidRequestError for what the model
+        within one, clients take turns by the tokens that they were given. ``bad_word_ids`` are the bad words' tokens. A
+        grammar is compiled before this returns. Raises InvalidRequestError for what the model
         cannot take, QueueFullError when ``max_queue`` requests wait, and ShuttingDownError after ``stop``.
         """
         max_tokens = self._checked_max_tokens(prompt_ids, sampling)
@@ -134,6 +136,7 @@ class Engine:
             queue_deadline=now + queue_timeout_s if queue_timeout_s else NO_DEADLINE,
             priority=priority,
             client=client,
+            bad_word_ids=bad_word_ids,
             grammar=grammar,
             created=now,
         )
@@ -263,9 +266,7 @@ class Engine:
         if request not in self._selections:
             return  # a sibling has failed in this very step
         if progress.broken:
-            logger.error("request %s: the model's logits are not finite", request.id)
-            error = EngineFailureError(f"the model gave logits that are not finite (id {request.id})")
-            self._fail(request, error, "error")
+            self._fail(request, self._breakage(sequence), "error")
             return
         is_first = sequence.generated == len(progress.token_ids)
         if request.first_token is None:
@@ -295,6 +296,13 @@ class Engine:
             self._note_end(request)
             self._leave(request)
         selection.give(sequence, piece)
+
+    def _breakage(self, sequence: Sequence) -> RequestError:
+        """Why no token could be chosen."""
+        if sequence.matcher is not None and sequence.matcher.error is not None:
+            return sequence.matcher.error
+        logger.error("request %s: the model's logits are not finite", sequence.request.id)
+        return EngineFailureError(f"the model gave logits that are not finite (id {sequence.request.id})")
 
     def _note_first_token(self, request: Request) -> None:
         request.first_token = now = time.monotonic()
@@ -337,7 +345,6 @@ class Engine:
 
     def _new_sequences(self, request: Request) -> list[Sequence]:
         sampling = request.sampling
-        bad_words = self._bad_word_ids(sampling.bad_words)
         return [
             Sequence(
                 request=request,
@@ -349,15 +356,10 @@ class Engine:
                     self._vocabulary,
                     self._eos_token_ids,
                     index,
-                    bad_words,
+                    request.bad_word_ids,
                 ),
                 text=AnswerText(sampling, self._detokenizers.new(), self._eos_token_ids, request.max_tokens),
                 matcher=None if request.grammar is None else request.grammar.matcher(),
             )
             for index in range(sampling.sequences)
         ]
-
-    def _bad_word_ids(self, words: tuple[str, ...]) -> list[list[int]]:
-        """Each word as a text's beginning and behind a space, as vLLM takes it."""
-        texts = [text for word in words for text in dict.fromkeys((word, " " + word.lstrip()))]
-        return [self._tokenizer.tokenizer.encode(text, add_special_tokens=False).ids for text in texts]

@@ -2,6 +2,7 @@
 
 import time
 from array import array
+from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
@@ -70,6 +71,7 @@ class Request:
     queue_deadline: float = NO_DEADLINE
     priority: int = 0
     client: str = ""
+    bad_word_ids: Ids[Ids[int]] = ()
     arrival: int = 0
     grammar: "Grammar | None" = None
     created: float = field(default_factory=time.monotonic)

@@ -74,7 +74,7 @@ class Sequence:
 
     @property
     def wants_prompt_choices(self) -> bool:
-        """Whether log-probabilities of its prompt are still to be computed; the first answer's prompt stands for all."""
+        """Whether log-probabilities of its prompt are still to be computed; the first answer computes them for all."""
         return (
             self.index == 0
             and self.sampling.prompt_logprobs is not None

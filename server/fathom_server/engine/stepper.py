@@ -67,15 +67,15 @@ class Stepper:
         """Compute a step and sample; returns what it brought to those whose next token was due."""
         rows = [self._step_row(row) for row in step.rows]
         sampled = [row.sequence for row in step.rows if row.samples]
-        matchers = [one for one in sampled if one.matcher is not None]
-        job = self._masks.start([one.matcher for one in matchers], [one.drafts for one in matchers])
+        matchers = [(one, one.matcher) for one in sampled if one.matcher is not None]
+        job = self._masks.start([matcher for _, matcher in matchers], [one.drafts for one, _ in matchers])
         begin = time.monotonic()
         logits = self._runner.step(rows)
         seconds = time.monotonic() - begin
         self._metrics.steps[step.kind].observe(seconds)
         if self._speculator is not None:
             self._speculator.observe_step(sum(len(row.token_ids) for row in rows), seconds)
-        masks = dict(zip((one.id for one in matchers), job.wait(), strict=True))
+        masks = dict(zip((one.id for one, _ in matchers), job.wait(), strict=True))
         at, ends = [], 0
         for scheduled, row in zip(step.rows, rows, strict=True):
             begins, ends = ends, ends + row.logits
@@ -135,7 +135,7 @@ class Stepper:
         if skipped < row.tokens and next_ids:
             wanted = logits[skipped : skipped + len(next_ids)]
             top = sequence.sampling.prompt_logprobs or 0
-            sequence.prompt_choices.extend(prompt_logprobs(wanted, np.asarray(next_ids, dtype=np.int64), top))
+            sequence.prompt_choices.extend(prompt_logprobs(wanted, next_ids, top))
 
     def _sample(
         self,

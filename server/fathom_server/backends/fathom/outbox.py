@@ -6,7 +6,7 @@ Pieces that are ready together travel together: a streamed response costs a fixe
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from fathom_server.engine.request import Piece
@@ -18,8 +18,12 @@ logger: Final = logging.getLogger("fathom.backend")
 class AnswerTransport(Protocol):
     """How one answer reaches its caller; called from the outbox's thread alone."""
 
-    def send(self, piece: Piece) -> None:
-        """Send one response; with a finish reason, the last."""
+    def send(self, pieces: Sequence[Piece]) -> None:
+        """Send parts of answers, those of one answer together; where the last part ``is_last``, nothing follows."""
+        ...
+
+    def send_whole(self, pieces: Sequence[Piece]) -> None:
+        """Send all parts of all answers as the only response."""
         ...
 
     def fail(self, error: RequestError) -> None:
@@ -100,7 +104,7 @@ class OutgoingAnswer:
 
     def on_piece(self, piece: Piece) -> None:
         """See ``AnswerSink.on_piece``."""
-        if self._whole and piece.finish_reason is None:
+        if self._whole and not piece.is_last:
             self._collected.append(piece)
             return
         self._outbox.put(self, lambda: self.pieces.append(piece))
@@ -114,26 +118,19 @@ class OutgoingAnswer:
         self._outbox.put(self, set_error)
 
     def deliver(self, pieces: list[Piece], error: RequestError | None) -> None:
-        """Send pieces as one response, then an error if there is one."""
+        """Send pieces, those of one answer as one response, then an error if there is one."""
         if self._broken:
             return
-        if pieces:
-            self._transport.send(joined([*self._collected, *pieces]))
+        if pieces and self._whole:
+            self._transport.send_whole([*self._collected, *pieces])
+        elif pieces:
+            self._transport.send(pieces)
         if error is not None:
             self._transport.fail(error)
-        if error is not None or (pieces and pieces[-1].finish_reason is not None):
+        if error is not None or (pieces and pieces[-1].is_last):
             self._on_end()
 
     def break_off(self) -> None:
         """Give up: the transport has failed."""
         self._broken = True
         self._on_broken()
-
-
-def joined(pieces: list[Piece]) -> Piece:
-    """Several pieces in a row as one."""
-    return Piece(
-        text="".join(piece.text for piece in pieces),
-        token_ids=tuple(token for piece in pieces for token in piece.token_ids),
-        finish_reason=pieces[-1].finish_reason,
-    )
