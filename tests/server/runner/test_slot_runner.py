@@ -7,16 +7,18 @@ import numpy as np
 import pytest
 
 from fathom_server.engine.runner.base import Runner, StepRow
-from fathom_server.engine.runner.load import load_runner
+from fathom_server.engine.runner.onnx import OnnxRunner
+from fathom_server.engine.runner.slots import SlotRunnerAdapter
 from fathom_server.engine.settings import EngineSettings
 
 BLOCKS = 4
 
 
 def load(folder: Path) -> Runner:
-    """The runner of a folder's graph, with few slots."""
+    """The runner of a folder's stock graph, with few slots."""
     settings = EngineSettings.load(folder)
-    return load_runner(folder, replace(settings, limits=replace(settings.limits, max_batch=BLOCKS)))
+    settings = replace(settings, limits=replace(settings.limits, max_batch=BLOCKS))
+    return SlotRunnerAdapter(OnnxRunner(folder, settings), settings)
 
 
 @pytest.mark.parametrize(("form", "tolerance"), [("cpu int8", 0.5), ("cpu fp32", 1e-3), ("portable fp32", 1e-3)])
