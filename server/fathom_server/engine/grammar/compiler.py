@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from fathom_server.engine.grammar.matcher import Matcher, first_line
+from fathom_server.engine.grammar.matcher import Matcher, told
 from fathom_server.engine.grammar.source import grammar_source
 from fathom_server.engine.grammar.vocabulary import Speller, TokenBytes, read_token_bytes
 from fathom_server.engine.structured_output import StructuredOutput
@@ -95,7 +95,7 @@ class GrammarCompiler:
 
         start = LLMatcher(library_tokenizer, grammar_source(wanted), log_level=0, limits=_limits())
         if start.is_error():
-            raise InvalidRequestError(f"structured_outputs.{wanted.kind}: {first_line(start.get_error())}")
+            raise InvalidRequestError(f"structured_outputs.{wanted.kind}: {told(start.get_error())}")
         grammar = Grammar(start, self._eos_token_ids, self._vocabulary)
         self._check_start(wanted, grammar.matcher())
         return grammar

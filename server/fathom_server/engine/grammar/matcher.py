@@ -111,7 +111,7 @@ class Matcher:
                 return None
             return InvalidRequestError(
                 "structured_outputs takes too much work at this place of the answer; make it simpler: "
-                + first_line(self._matcher.get_error())
+                + told(self._matcher.get_error())
             )
 
     def _fill(self, row: npt.NDArray[np.int32]) -> None:
@@ -132,6 +132,9 @@ def allows(mask: npt.NDArray[np.int32], token: int) -> bool:
     return 0 <= token < mask.shape[0] * 32 and bool((int(mask[token >> 5]) >> (token & 31)) & 1)
 
 
-def first_line(message: str) -> str:
-    """What a library's message says, without the dump that may follow it."""
-    return message.strip().partition("\n")[0][:300]
+def told(message: str) -> str:
+    """The library's reason in one line: a regular expression's own error where there is one, without any dump."""
+    lines = [line.strip() for line in message.strip().splitlines()]
+    reasons = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    said = reasons[-1] if reasons else lines[0] if lines else "no reason is given"
+    return said if len(said) <= 300 else said[:297] + "..."

@@ -3,7 +3,13 @@
 import json
 from typing import Final
 
+from fathom_server.engine.grammar.rules import checked_rules
+from fathom_server.engine.grammar.schema import Schema, checked_schema
 from fathom_server.engine.structured_output import StructuredOutput
+from fathom_server.errors import InvalidRequestError
+
+MAX_REGEX_CHARACTERS: Final = 1 << 16
+MAX_CHOICES: Final = 10_000
 
 ITEM_SEPARATOR: Final = ", "
 KEY_SEPARATOR: Final = ": "
@@ -20,27 +26,39 @@ _JSON_FORM: Final = {
 
 
 def grammar_source(wanted: StructuredOutput) -> str:
-    """The grammar of a structure."""
+    """The grammar of a structure; raises InvalidRequestError for what is not supported."""
     match wanted.kind:
         case "json":
-            return json_source(json.loads(wanted.value))
+            return _json_source(checked_schema(wanted.value))
         case "json_object":
-            return json_source({"type": "object"})
+            return _json_source({"type": "object"})
         case "regex":
             from llguidance import LLMatcher
 
+            _check_size("regex", len(wanted.value), MAX_REGEX_CHARACTERS, "characters")
             return LLMatcher.grammar_from_regex(wanted.value)
         case "choice":
-            return json.dumps({"grammars": [{"lark_grammar": _choice_source(wanted.choices)}]})
+            return _lark_source(_choice_rules(wanted.choices))
         case "grammar":
-            return json.dumps({"grammars": [{"lark_grammar": wanted.value}]})
+            return _lark_source(checked_rules(wanted.value))
 
 
-def json_source(schema: object) -> str:
+def _json_source(schema: Schema) -> str:
     """A schema with the form in which JSON is written."""
-    checked = schema if isinstance(schema, dict) else ({} if schema else {"enum": []})
-    return json.dumps({"grammars": [{"json_schema": {**checked, "x-guidance": _JSON_FORM}}]})
+    options = schema if isinstance(schema, dict) else {}
+    return json.dumps({"grammars": [{"json_schema": {**options, "x-guidance": _JSON_FORM}}]})
 
 
-def _choice_source(choices: tuple[str, ...]) -> str:
+def _lark_source(rules: str) -> str:
+    return json.dumps({"grammars": [{"lark_grammar": rules}]})
+
+
+def _choice_rules(choices: tuple[str, ...]) -> str:
+    _check_size("choice", len(choices), MAX_CHOICES, "choices")
+    _check_size("choice", sum(map(len, choices)), MAX_REGEX_CHARACTERS, "characters in all")
     return "start: CHOICE\nCHOICE: " + " | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)
+
+
+def _check_size(kind: str, size: int, most: int, unit: str) -> None:
+    if size > most:
+        raise InvalidRequestError(f"structured_outputs.{kind} has {size} {unit}; at most {most} are taken")
