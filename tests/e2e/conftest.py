@@ -69,7 +69,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle")
     write_reciter(folder / "reciter", planes_text())
     (folder / "bundle.toml").write_text(BUNDLE.format(models=MODELS))
-    command = [sys.executable, "-m", "fathom_export.cli", str(folder / "bundle.toml")]
+    command = [sys.executable, "-m", "fathom_export.cli", str(folder / "bundle.toml"), "--quality", "off"]
     export = subprocess.run(command, capture_output=True, text=True, check=False)
     assert export.returncode == 0, export.stdout + export.stderr
     return folder / "repository"
