@@ -20,12 +20,14 @@ if TYPE_CHECKING:
         Classification,
         Embeddings,
         Generation,
+        GenerationChoice,
         GenerationChunk,
         ModelInfo,
         ModelMetadata,
         Rerank,
         ServerMetadata,
         TensorMetadata,
+        TokenLogprob,
     )
     from fathom_client._streams import AsyncGenerationStream, GenerationStream
     from fathom_client._sync import Client
@@ -56,6 +58,7 @@ __all__ = [
     "FathomError",
     "GenerateOptions",
     "Generation",
+    "GenerationChoice",
     "GenerationChunk",
     "GenerationStream",
     "InvalidArgumentError",
@@ -74,6 +77,7 @@ __all__ = [
     "StreamBrokenError",
     "TensorMetadata",
     "Timeout",
+    "TokenLogprob",
 ]
 
 _HOMES: Final = {
@@ -83,12 +87,14 @@ _HOMES: Final = {
         "Classification",
         "Embeddings",
         "Generation",
+        "GenerationChoice",
         "GenerationChunk",
         "ModelInfo",
         "ModelMetadata",
         "Rerank",
         "ServerMetadata",
         "TensorMetadata",
+        "TokenLogprob",
     ),
     "_streams": ("AsyncGenerationStream", "GenerationStream"),
     "_sync": ("Client",),

@@ -25,6 +25,7 @@ from fathom_client._results import (
 )
 from fathom_client._status import CallContext, closed_client, error_of_status, with_models
 from fathom_client._streams import AsyncGenerationStream, is_task_cancelled
+from fathom_client._tensors import Tensor
 from fathom_client._timeouts import Timeout, as_timeout
 from fathom_client.errors import FathomError, ModelNotFoundError
 
@@ -195,16 +196,14 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    def _generate(
-        self, model: str, prompt: _requests.PromptTensor, stream: bool, options: GenerateOptions
-    ) -> AsyncGenerationStream:
+    def _generate(self, model: str, prompt: Tensor, stream: bool, options: GenerateOptions) -> AsyncGenerationStream:
         request, timeout_s = _requests.generate_request(model, prompt, stream, self._timeout.request_s, options)
         context = CallContext(self._url, model, request.id, timeout_s)
         self._connect(context)
         call = self._open_stream(
             request, timeout=_channel.call_limit(timeout_s), metadata=(*self._metadata, *_channel.STREAM_METADATA)
         )
-        return AsyncGenerationStream(call, context, self._explain)
+        return AsyncGenerationStream(call, context, options.get("n") or 1, self._explain)
 
     async def _encode(
         self,

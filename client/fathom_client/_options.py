@@ -10,7 +10,6 @@ from fathom_client.errors import InvalidArgumentError
 
 INT32_MAX: Final = 2**31 - 1
 UINT64_MAX: Final = 2**64 - 1
-MAX_TEMPERATURE: Final = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +23,30 @@ class Message:
 class GenerateOptions(TypedDict, total=False):
     """Keyword arguments of ``generate``, ``stream``, ``chat`` and ``stream_chat``; the server chooses what is left out.
 
-    ``max_tokens``: most tokens of the answer, at least 1. ``temperature``: 0 is greedy, at most 100. ``top_k``: sample
-    among so many tokens, 0 for all. ``top_p``: sample among the likeliest tokens of this probability mass, above 0, at
-    most 1. ``seed``: 0 to 2^64 - 1, repeats a sampled answer. ``repetition_penalty``: above 0, 1 changes nothing.
-    ``stop``: strings that end the answer and do not appear in it. ``ignore_eos``: go on past the model's end token, for
-    measurements of a fixed length. ``timeout_s``: seconds for the whole answer, in place of the client's.
-    ``request_id``: a name for logs and errors, a random one otherwise.
+    Length. ``max_tokens``: most tokens of the answer, at least 1. ``min_tokens``: nothing ends the answer before.
+    ``stop``: strings that end the answer and do not appear in it, except with ``include_stop_str_in_output``.
+    ``stop_token_ids``: tokens that end it. ``ignore_eos``: go on past the model's end token, for measurements of a
+    fixed length.
+
+    Choice. ``temperature``: 0 is greedy, at most 100. ``top_k``: sample among so many tokens, 0 for all. ``top_p``:
+    sample among the likeliest tokens of this probability mass, above 0, at most 1. ``min_p``: only among tokens that
+    are at least this times as probable as the likeliest, 0 to 1. ``typical_p``: only among the tokens of typical
+    information of this mass, above 0, at most 1. ``repetition_penalty``: above 0, 1 changes nothing, over prompt and
+    answer. ``presence_penalty``, ``frequency_penalty``: -2 to 2, once and each time a token has come in the answer.
+    ``logit_bias``: token ids and what to add to their logits, -100 to 100. ``bad_words``: texts that do not appear, as
+    far as they are spelt in the tokens that the tokenizer would choose. ``seed``: 0 to 2^64 - 1, repeats a sampled
+    answer.
+
+    Structure, one of: ``json_schema`` (a schema as a mapping, or as JSON text), ``json_object`` (any JSON object),
+    ``regex``, ``choice`` (strings, one of which is the answer), ``grammar`` (a context-free grammar).
+
+    Answers. ``n``: how many, 1 to 128; ``best_of``: choose them among so many, not while streaming. ``logprobs``: give
+    each token's log-probability and those of so many likeliest ones, 0 to 20; ``prompt_logprobs``: the prompt's.
+    ``echo``: the prompt's text before the answer's.
+
+    Call. ``priority``: the lower goes first, 0 without. ``client``: on whose behalf the request comes; within a
+    priority, clients take turns. ``timeout_s``: seconds for the whole answer, in place of the
+    client's. ``request_id``: a name for logs and errors, a random one otherwise.
     """
 
     max_tokens: int | None
@@ -42,6 +59,27 @@ class GenerateOptions(TypedDict, total=False):
     ignore_eos: bool
     timeout_s: float | None
     request_id: str | None
+    min_tokens: int | None
+    min_p: float | None
+    typical_p: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    logit_bias: Mapping[int, float] | None
+    bad_words: Sequence[str] | None
+    stop_token_ids: Sequence[int] | None
+    include_stop_str_in_output: bool
+    json_schema: Mapping[str, Any] | str | None
+    json_object: bool
+    regex: str | None
+    choice: Sequence[str] | None
+    grammar: str | None
+    n: int | None
+    best_of: int | None
+    logprobs: int | None
+    prompt_logprobs: int | None
+    echo: bool
+    priority: int | None
+    client: str | None
 
 
 def check_text(name: str, value: object) -> bytes:
@@ -85,13 +123,13 @@ def check_number(name: str, value: object, low: float, high: float, *, above: bo
     return number
 
 
-def check_stop(stop: object) -> list[bytes]:
-    """Return the stop strings' UTF-8 bytes; raise InvalidArgumentError for anything but strings with a character."""
-    if stop is None:
+def check_strings(name: str, values: object) -> list[bytes]:
+    """Return strings' UTF-8 bytes; raise InvalidArgumentError for anything but strings with a character."""
+    if values is None:
         return []
-    if isinstance(stop, str | bytes) or not isinstance(stop, Sequence):
-        raise InvalidArgumentError(f"stop is {stop!r}; give a list of strings")
-    return [check_text(f"stop[{index}]", word) for index, word in enumerate(stop)]
+    if isinstance(values, str | bytes) or not isinstance(values, Sequence):
+        raise InvalidArgumentError(f"{name} is {values!r}; give a list of strings")
+    return [check_text(f"{name}[{index}]", value) for index, value in enumerate(values)]
 
 
 def messages_json(messages: Sequence[Message | Mapping[str, Any]]) -> bytes:

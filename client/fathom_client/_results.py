@@ -9,21 +9,59 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token's log-probability (natural logarithm), and the likeliest tokens in its place, the likeliest first.
+
+    They are the model's own, before temperature and whatever else chooses. A prompt's first token has none, and the
+    likeliest tokens have no others.
+    """
+
+    token_id: int
+    logprob: float | None
+    top: "tuple[TokenLogprob, ...]" = ()
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationChunk:
     """A part of an answer: its text, its tokens and their number; at the end of the answer the ``finish_reason``.
 
     Text and tokens need not match: text is held back until it is certain, so a chunk may have tokens and no text.
+    Where several answers stream together, ``index`` says which one this belongs to. ``logprobs``, one a token, are
+    there if they were asked for.
     """
 
     text: str
     token_ids: tuple[int, ...]
     num_output_tokens: int
     finish_reason: str | None
+    index: int = 0
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationChoice:
+    """One of the answers to a prompt. ``logprobs``, one a token, are there if they were asked for."""
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+    @property
+    def cumulative_logprob(self) -> float | None:
+        """The sum of the tokens' log-probabilities, if they were asked for."""
+        return None if self.logprobs is None else sum(each.logprob or 0.0 for each in self.logprobs)
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A whole answer. ``finish_reason`` is ``"stop"`` or ``"length"``; numbers of tokens are the server's."""
+    """A whole answer. ``finish_reason`` is ``"stop"`` or ``"length"``; numbers of tokens are the server's.
+
+    Of several answers (``n``) ``choices`` holds all; ``text``, ``token_ids`` and ``finish_reason`` are those of the
+    first, ``num_output_tokens`` counts all. ``prompt_logprobs``, one a token of the prompt, are there if they were
+    asked for.
+    """
 
     text: str
     token_ids: tuple[int, ...]
@@ -32,6 +70,13 @@ class Generation:
     num_output_tokens: int
     model: str
     request_id: str
+    choices: tuple[GenerationChoice, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
+
+    @property
+    def logprobs(self) -> tuple[TokenLogprob, ...] | None:
+        """The first answer's log-probabilities, one a token, if they were asked for."""
+        return self.choices[0].logprobs if self.choices else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

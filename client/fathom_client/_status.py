@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from fathom_client import protocol
-from fathom_client._responses import Answer
+from fathom_client._answer import Answer
 from fathom_client._results import ModelInfo
 from fathom_client.errors import (
     ClientClosedError,

@@ -9,7 +9,7 @@ from typing import Any, Self
 import grpc
 from grpc import aio
 
-from fathom_client._responses import Answer
+from fathom_client._answer import Answer
 from fathom_client._results import Generation, GenerationChunk
 from fathom_client._status import CallContext, broken_stream, error_of_message, error_of_status, locally_closed
 from fathom_client.errors import FathomError, ServerUnavailableError
@@ -18,9 +18,9 @@ from fathom_client.errors import FathomError, ServerUnavailableError
 class _Progress:
     """What both kinds of stream know of their answer: where it stands, and what ended it."""
 
-    def __init__(self, context: CallContext) -> None:
+    def __init__(self, context: CallContext, sequences: int) -> None:
         self.context = context
-        self.answer = Answer(context.model or "", context.request_id or "")
+        self.answer = Answer(context.model or "", context.request_id or "", sequences)
         self.failure: FathomError | None = None
         self.is_closed = False
 
@@ -51,7 +51,7 @@ class _Progress:
 
     def is_closed_whole(self) -> bool:
         """Whether the stream was closed after the last chunk had arrived, so that there is nothing left to read."""
-        return self.is_closed and self.failure is None and self.answer.finish_reason is not None
+        return self.is_closed and self.failure is None and self.answer.is_whole
 
     def close(self, call: Any) -> None:
         """Cancel the call unless the server has ended it, or is just about to."""
@@ -68,16 +68,18 @@ def is_task_cancelled() -> bool:
 
 
 class GenerationStream:
-    """The chunks of one answer, as they come.
+    """The chunks of one answer, as they come; of several (``n``), each chunk says to which it belongs.
 
     Leaving early cancels the request on the server: by ``close``, by the end of a ``with`` block, or by dropping the
     last reference, as ``break`` does in ``for chunk in client.stream(...)``. A stream that does not reach the answer's
     end raises; it never just stops. Not to be iterated from two threads at once; ``close`` may come from any.
     """
 
-    def __init__(self, call: Any, context: CallContext, explain: Callable[[FathomError], FathomError]) -> None:
+    def __init__(
+        self, call: Any, context: CallContext, sequences: int, explain: Callable[[FathomError], FathomError]
+    ) -> None:
         self._call = call
-        self._progress = _Progress(context)
+        self._progress = _Progress(context, sequences)
         self._explain = explain
 
     @property
@@ -146,10 +148,14 @@ class AsyncGenerationStream:
     """
 
     def __init__(
-        self, call: Any, context: CallContext, explain: Callable[[FathomError], Awaitable[FathomError]]
+        self,
+        call: Any,
+        context: CallContext,
+        sequences: int,
+        explain: Callable[[FathomError], Awaitable[FathomError]],
     ) -> None:
         self._call = call
-        self._progress = _Progress(context)
+        self._progress = _Progress(context, sequences)
         self._explain = explain
         self._loop = asyncio.get_running_loop()
 

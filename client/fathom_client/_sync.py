@@ -25,6 +25,7 @@ from fathom_client._results import (
 )
 from fathom_client._status import CallContext, closed_client, error_of_status, with_models
 from fathom_client._streams import GenerationStream
+from fathom_client._tensors import Tensor
 from fathom_client._timeouts import Timeout, as_timeout
 from fathom_client.errors import FathomError, ModelNotFoundError
 
@@ -192,9 +193,7 @@ class Client:
     ) -> None:
         self.close()
 
-    def _generate(
-        self, model: str, prompt: _requests.PromptTensor, stream: bool, options: GenerateOptions
-    ) -> GenerationStream:
+    def _generate(self, model: str, prompt: Tensor, stream: bool, options: GenerateOptions) -> GenerationStream:
         request, timeout_s = _requests.generate_request(model, prompt, stream, self._timeout.request_s, options)
         context = CallContext(self._url, model, request.id, timeout_s)
         call = self._start(
@@ -204,7 +203,7 @@ class Client:
             timeout=_channel.call_limit(timeout_s),
             metadata=(*self._metadata, *_channel.STREAM_METADATA),
         )
-        return GenerationStream(call, context, self._explain)
+        return GenerationStream(call, context, options.get("n") or 1, self._explain)
 
     def _encode(
         self,

@@ -142,6 +142,13 @@ log-probability that of the sequence so far. An answer that is not streamed has 
 ``output_log_probs`` are laid end to end, ``num_output_tokens`` says where each sequence's end. ``sequence_index`` comes
 where there are several. ``cumulative_logprob`` (vLLM's) and ``cum_log_probs`` (TensorRT-LLM's) are the same."""
 
+# ---- limits that client and server check alike ----
+MAX_SEQUENCES: Final = 128
+MAX_LOGPROBS: Final = 20
+MAX_TEMPERATURE: Final = 100.0
+MAX_PENALTY: Final = 2.0
+MAX_LOGIT_BIAS: Final = 100.0
+
 LOWEST_LOGPROB: Final = -9999.0
 """Stands for the logarithm of 0, which JSON has not, as in OpenAI's API."""
 
@@ -213,7 +220,7 @@ TIMEOUT_PARAMETER: Final = "timeout"
 """Microseconds (int64) from arrival in which the whole answer must be given; Triton hands it on to the model."""
 
 CLIENT_PARAMETER: Final = "client"
-"""On whose behalf a request comes (string): within a priority, clients take turns by the tokens that they were given."""
+"""On whose behalf a request comes (string): within a priority, clients take turns by the tokens they were given."""
 
 FINISH_STOP: Final = "stop"
 FINISH_LENGTH: Final = "length"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fathom_client import AsyncClient, Client, Generation, Message, protocol
+from fathom_client import AsyncClient, Client, Generation, GenerationChoice, Message, TokenLogprob, protocol
 
 from .texts import every_plane
 
@@ -21,6 +21,23 @@ FULL_OPTIONS = {
     "ignore_eos": True,
     "timeout_s": 30,
     "request_id": "request-7",
+    "min_tokens": 2,
+    "min_p": 0.125,
+    "typical_p": 0.75,
+    "presence_penalty": -0.5,
+    "frequency_penalty": 1.5,
+    "logit_bias": {5: -3, 7: 2.5},
+    "bad_words": ["schlecht"],
+    "stop_token_ids": [4, 9],
+    "include_stop_str_in_output": True,
+    "json_schema": {"type": "object"},
+    "n": 1,
+    "best_of": 2,
+    "logprobs": 0,
+    "prompt_logprobs": 3,
+    "echo": True,
+    "priority": -4,
+    "client": "tenant ä",
 }
 
 
@@ -35,6 +52,7 @@ def test_answer_has_text_tokens_counts_and_names(client: Client) -> None:
         num_output_tokens=9,
         model="chat",
         request_id="mine",
+        choices=(GenerationChoice(0, "hello big", tuple(map(ord, "hello big")), "length"),),
     )
     assert client.generate("chat", "hello").finish_reason == "stop"
 
@@ -67,19 +85,90 @@ def test_tensors_are_those_of_the_protocol(client: Client, ordered: Callable[...
         protocol.SEED: [2**64 - 1],
         protocol.REPETITION_PENALTY: [1.5],
         protocol.STOP_WORDS: ["ENDE", "終わり"],
-        protocol.SAMPLING_PARAMETERS: ['{"ignore_eos": true}'],
+        protocol.MIN_TOKENS: [2],
+        protocol.MIN_P: [0.125],
+        protocol.PRESENCE_PENALTY: [-0.5],
+        protocol.FREQUENCY_PENALTY: [1.5],
+        protocol.BAD_WORDS: ["schlecht"],
+        protocol.PRIORITY: [-4],
         protocol.STREAM: [False],
-        protocol.EXCLUDE_INPUT_IN_OUTPUT: [True],
+        protocol.EXCLUDE_INPUT_IN_OUTPUT: [False],
         protocol.RETURN_FINISH_REASON: [True],
         protocol.RETURN_NUM_INPUT_TOKENS: [True],
         protocol.RETURN_NUM_OUTPUT_TOKENS: [True],
         protocol.RETURN_OUTPUT_IDS: [True],
     }
+    parameters = json.loads(arrived["inputs"].pop(protocol.SAMPLING_PARAMETERS)["values"][0])
+    assert parameters == {
+        "n": 1,
+        "best_of": 2,
+        "logprobs": 0,
+        "prompt_logprobs": 3,
+        "typical_p": 0.75,
+        "logit_bias": {"5": -3.0, "7": 2.5},
+        "stop_token_ids": [4, 9],
+        "ignore_eos": True,
+        "include_stop_str_in_output": True,
+        "structured_outputs": {"json": {"type": "object"}},
+    }
+    assert arrived["parameters"] == {protocol.CLIENT_PARAMETER: "tenant ä"}
     assert {name: tensor["values"] for name, tensor in arrived["inputs"].items()} == expected
     for name, tensor in arrived["inputs"].items():
         assert tensor["dtype"] == dtypes[specs[name].datatype]
         assert tensor["shape"] == [len(expected[name])]
     assert arrived["id"] == "request-7"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "sent"),
+    [
+        ("json_schema", '{"type": "null"}', {"json": '{"type": "null"}'}),
+        ("json_object", True, {"json_object": True}),
+        ("regex", "[ä-ü]+", {"regex": "[ä-ü]+"}),
+        ("choice", ("yes", "no"), {"choice": ["yes", "no"]}),
+        ("grammar", 'start: "a"', {"grammar": 'start: "a"'}),
+    ],
+)
+def test_structures_are_sent_under_vllms_names(
+    client: Client, ordered: Callable[..., str], option: str, value: object, sent: dict
+) -> None:
+    """Each kind of structure arrives in sampling_parameters.structured_outputs."""
+    arrived = json.loads(client.generate("chat", ordered("", echo=True), **{option: value}).text)
+    parameters = json.loads(arrived["inputs"][protocol.SAMPLING_PARAMETERS]["values"][0])
+    assert parameters == {"structured_outputs": sent}
+
+
+def test_several_answers_are_choices(client: Client) -> None:
+    """Each answer has its own text, tokens and reason; the first stands for the whole, and tokens count together."""
+    generation = client.generate("chat", "hello", n=3, max_tokens=6, temperature=1.0)
+    assert [choice.text for choice in generation.choices] == ["hello", "1:hell", "2:hell"]
+    assert [choice.finish_reason for choice in generation.choices] == ["stop", "length", "length"]
+    assert [choice.index for choice in generation.choices] == [0, 1, 2]
+    assert all(choice.token_ids == tuple(map(ord, choice.text)) for choice in generation.choices)
+    assert (generation.text, generation.finish_reason, generation.num_output_tokens) == ("hello", "stop", 17)
+
+
+async def test_logprobs_come_with_answers(client: Client, async_client: AsyncClient) -> None:
+    """Tokens of answers and of the prompt carry their log-probabilities and the likeliest tokens, in both clients."""
+    options = {"n": 2, "logprobs": 2, "prompt_logprobs": 1, "temperature": 1.0, "request_id": "same"}
+    generation = client.generate("chat", "hi", **options)
+    first, second = generation.choices
+    assert first.logprobs == tuple(
+        TokenLogprob(
+            token, -token / 1000, (TokenLogprob(token, -token / 1000), TokenLogprob(token - 1, -(token + 1) / 1000))
+        )
+        for token in map(ord, "hi")
+    )
+    assert [each.token_id for each in second.logprobs] == list(map(ord, "1:hi"))
+    assert first.cumulative_logprob == pytest.approx(-(ord("h") + ord("i")) / 1000)
+    assert generation.logprobs == first.logprobs
+    assert generation.prompt_logprobs == (
+        TokenLogprob(ord("h"), None),
+        TokenLogprob(ord("i"), -0.105, (TokenLogprob(ord("i"), -0.105),)),
+    )
+    assert await async_client.generate("chat", "hi", **options) == generation
+    plain = client.generate("chat", "hi")
+    assert (plain.logprobs, plain.prompt_logprobs, plain.choices[0].cumulative_logprob) == (None, None, None)
 
 
 def test_what_is_left_out_is_not_sent(client: Client, ordered: Callable[..., str]) -> None:

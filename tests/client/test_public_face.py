@@ -20,6 +20,7 @@ PUBLIC = [
     "FathomError",
     "GenerateOptions",
     "Generation",
+    "GenerationChoice",
     "GenerationChunk",
     "GenerationStream",
     "InvalidArgumentError",
@@ -38,6 +39,7 @@ PUBLIC = [
     "StreamBrokenError",
     "TensorMetadata",
     "Timeout",
+    "TokenLogprob",
 ]
 
 

@@ -41,6 +41,45 @@ def test_chunks_add_up_to_the_result(client: Client) -> None:
     assert result.request_id == stream.request_id
 
 
+async def test_several_answers_stream_side_by_side(client: Client, async_client: AsyncClient) -> None:
+    """Chunks of several answers come as they are made, each says whose it is, and the result holds all of them."""
+    options = {"n": 2, "temperature": 1.0, "logprobs": 0, "prompt_logprobs": 0, "request_id": "same"}
+    with client.stream("chat", "hello big world", **options) as stream:
+        chunks = list(stream)
+        result = stream.result()
+    assert [chunk.index for chunk in chunks] == [0, 1, 0, 1, 0, 1]
+    assert [chunk.finish_reason for chunk in chunks] == [None] * 4 + ["stop", "stop"]
+    assert all(tuple(each.token_id for each in chunk.logprobs) == chunk.token_ids for chunk in chunks)
+    assert [choice.text for choice in result.choices] == ["hello big world", "1:hello big world"]
+    assert len(result.prompt_logprobs) == len("hello big world")
+    assert result == client.generate("chat", "hello big world", **options)
+    async_stream = async_client.stream("chat", "hello big world", **options)
+    assert [chunk async for chunk in async_stream] == chunks
+    assert await async_stream.result() == result
+
+
+def test_stream_of_several_is_whole_when_all_have_ended(client: Client, ordered: Ordered) -> None:
+    """One answer's end is not the end: whoever leaves there has no whole answer, whoever leaves at the last has."""
+    with client.stream("chat", ordered("hello big world", empty_final=True), n=2, temperature=1.0) as stream:
+        for chunk in stream:
+            if chunk.finish_reason is not None and chunk.index == 1:
+                break
+    assert [choice.text for choice in stream.result().choices] == ["hello big world", "1:hello big world"]
+    with client.stream("chat", ordered("hello big world", empty_final=True), n=2, temperature=1.0) as stream:
+        for chunk in stream:
+            if chunk.finish_reason is not None:
+                break
+    with pytest.raises(RequestCancelledError):
+        stream.result()
+
+
+@pytest.mark.parametrize("indices", [[2], [-1], [0, 1]])
+def test_answers_of_nobody_are_a_protocol_error(client: Client, ordered: Ordered, indices: list[int]) -> None:
+    """A response for an answer that was not asked for, or for more than it holds, is the server's fault by name."""
+    with pytest.raises(ProtocolError, match="the response does not fit"):
+        list(client.stream("chat", ordered("hello", indices=indices), n=2, temperature=1.0))
+
+
 def test_chunks_come_while_the_answer_is_made(client: Client, ordered: Ordered, seen: Seen) -> None:
     """The first chunk is there long before the last: when the stream is left after one, the end is far."""
     with client.stream("chat", ordered(LONG, delay_s=0.02)) as stream:

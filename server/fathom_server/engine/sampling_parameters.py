@@ -4,16 +4,14 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
+from fathom_client import protocol
 from fathom_server.engine.structured_output import StructuredOutput
 from fathom_server.errors import InvalidRequestError
 
-MAX_SEQUENCES: Final = 128
 MAX_STOP_STRINGS: Final = 16
 MAX_STOP_TOKEN_IDS: Final = 128
 MAX_BAD_WORDS: Final = 256
 MAX_LOGIT_BIASES: Final = 1024
-MAX_LOGPROBS: Final = 20
-MAX_TEMPERATURE: Final = 100.0
 MAX_SEED: Final = 2**64 - 1
 
 
@@ -60,13 +58,13 @@ class SamplingParameters:
     structured_outputs: StructuredOutput | None = None
 
     def __post_init__(self) -> None:
-        _check_integer("n", self.n, 1, MAX_SEQUENCES)
-        _check_integer("best_of", self.best_of, 1, MAX_SEQUENCES)
+        _check_integer("n", self.n, 1, protocol.MAX_SEQUENCES)
+        _check_integer("best_of", self.best_of, 1, protocol.MAX_SEQUENCES)
         if self.max_tokens is not None and self.max_tokens < 1:
             raise InvalidRequestError(f"max_tokens is {self.max_tokens}; it must be at least 1")
         if self.min_tokens < 0:
             raise InvalidRequestError(f"min_tokens is {self.min_tokens}; it must be 0 (no least length) or more")
-        _check_number("temperature", self.temperature, 0.0, MAX_TEMPERATURE, meaning={0.0: "greedy"})
+        _check_number("temperature", self.temperature, 0.0, protocol.MAX_TEMPERATURE, meaning={0.0: "greedy"})
         if self.top_k < 0:
             raise InvalidRequestError(f"top_k is {self.top_k}; it must be 0 (every token) or more")
         _check_number("top_p", self.top_p, 0.0, 1.0, above=True)
@@ -76,12 +74,12 @@ class SamplingParameters:
             raise InvalidRequestError(
                 f"repetition_penalty is {self.repetition_penalty}; it must be above 0 (1 changes nothing) and finite"
             )
-        _check_number("presence_penalty", self.presence_penalty, -2.0, 2.0)
-        _check_number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        _check_number("presence_penalty", self.presence_penalty, -protocol.MAX_PENALTY, protocol.MAX_PENALTY)
+        _check_number("frequency_penalty", self.frequency_penalty, -protocol.MAX_PENALTY, protocol.MAX_PENALTY)
         if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
             raise InvalidRequestError(f"seed is {self.seed}; it must be between 0 and 2^64 - 1")
-        _check_integer("logprobs", self.logprobs, 0, MAX_LOGPROBS)
-        _check_integer("prompt_logprobs", self.prompt_logprobs, 0, MAX_LOGPROBS)
+        _check_integer("logprobs", self.logprobs, 0, protocol.MAX_LOGPROBS)
+        _check_integer("prompt_logprobs", self.prompt_logprobs, 0, protocol.MAX_LOGPROBS)
         self._check_biases()
         _check_strings("stop", "stop string", self.stop, MAX_STOP_STRINGS)
         _check_strings("bad_words", "bad word", self.bad_words, MAX_BAD_WORDS)
@@ -132,7 +130,7 @@ class SamplingParameters:
                 f"logit_bias has {len(self.logit_bias)} ids; at most {MAX_LOGIT_BIASES} are taken"
             )
         for token, bias in self.logit_bias:
-            _check_number(f"logit_bias of token {token}", bias, -100.0, 100.0)
+            _check_number(f"logit_bias of token {token}", bias, -protocol.MAX_LOGIT_BIAS, protocol.MAX_LOGIT_BIAS)
         ids = [token for token, _ in self.logit_bias]
         if len(set(ids)) < len(ids):
             twice = next(token for token in ids if ids.count(token) > 1)

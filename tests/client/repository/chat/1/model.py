@@ -4,7 +4,11 @@ A prompt may begin with one line of JSON that says how to behave:
 ``delay_s`` before each response; ``marker``, a file to write when the request is seen cancelled; ``error``, a pair of
 Triton error code and message, sent after ``after`` words; ``echo`` true answers with the request's own tensors and
 parameters as JSON; ``empty_final`` true ends with a flag alone; ``no_finish_reason`` true leaves that tensor out;
-``started``, a file to write when the request arrives.
+``started``, a file to write when the request arrives; ``indices``, sequence indices to send in place of the right ones.
+
+Of ``n`` answers the first is the prompt, and each other one the prompt behind its number and a colon; streamed, they
+take turns word by word. The log-probability of a token is minus a thousandth of its character's code point, and of the
+``k`` likeliest tokens the first is that one and each other the one before, a thousandth lower.
 """
 
 import json
@@ -30,6 +34,16 @@ def _plain(tensor):
         "shape": list(tensor.as_numpy().shape),
         "values": [value.decode("utf-8") if isinstance(value, bytes) else value for value in values],
     }
+
+
+def _bytes(texts):
+    return np.array([text.encode("utf-8") for text in texts], dtype=np.object_)
+
+
+def _logprob(character, top):
+    token = ord(character)
+    likeliest = [{"token_id": token - each, "logprob": -(token + each) / 1000} for each in range(top)]
+    return {"token_id": token, "logprob": -token / 1000, "top": likeliest}
 
 
 class TritonPythonModel:
@@ -68,31 +82,63 @@ class TritonPythonModel:
             inputs = {name: _plain(tensor) for name, tensor in tensors.items() if name != "text_input"}
             seen = {key: context[key] for key in ("id", "parameters", "timeout_us")}
             text = json.dumps({"inputs": inputs, **seen})
+        sampling = json.loads(_text(tensors["sampling_parameters"])) if "sampling_parameters" in tensors else {}
+        streamed = "stream" in tensors and bool(tensors["stream"].as_numpy()[0])
+        answers = [
+            self._words(text if index == 0 else f"{index}:{text}", tensors, orders, streamed)
+            for index in range(sampling.get("n", 1))
+        ]
+        rounds = max(len(words) for words, _ in answers)
+        turns = [
+            [(index, words[turn], reason if turn == len(words) - 1 else "")]
+            for turn in range(rounds)
+            for index, (words, reason) in enumerate(answers)
+            if turn < len(words)
+        ]
+        if not streamed:
+            turns = [[(index, "".join(words), reason) for index, (words, reason) in enumerate(answers)]]
+        delay_s = orders.get("delay_s", 0) * (1 if streamed else len(re.findall(r"\S+\s*|\s+", text)))
+        for number, parts in enumerate(turns):
+            if self._ends_early(sender, context, orders, begin, number, delay_s):
+                return
+            last = number == len(turns) - 1
+            outputs = self._outputs(prompt, parts, sampling, orders, first=number == 0)
+            flags = FINAL if last and not orders.get("empty_final") else 0
+            sender.send(pb_utils.InferenceResponse(output_tensors=outputs), flags=flags)
+        if orders.get("empty_final"):
+            sender.send(flags=FINAL)
+
+    def _words(self, text, tensors, orders, streamed):
+        """Cut an answer into what its responses carry, and say why it ends."""
         reason = "stop"
         if "max_tokens" in tensors and not orders.get("echo"):
             limit = int(tensors["max_tokens"].as_numpy()[0])
             if len(text) > limit:
                 text, reason = text[:limit], "length"
-        streamed = "stream" in tensors and bool(tensors["stream"].as_numpy()[0])
-        words = re.findall(r"\S+\s*|\s+", text)
-        pieces = words or [""] if streamed else [text]
-        delay_s = orders.get("delay_s", 0) * (1 if streamed else len(words))
-        for index, piece in enumerate(pieces):
-            if self._ends_early(sender, context, orders, begin, index, delay_s):
-                return
-            last = index == len(pieces) - 1
-            outputs = [
-                pb_utils.Tensor("text_output", np.array([piece.encode("utf-8")], dtype=np.object_)),
-                pb_utils.Tensor("num_input_tokens", np.array([len(prompt)], dtype=np.uint32)),
-                pb_utils.Tensor("num_output_tokens", np.array([len(piece)], dtype=np.uint32)),
-                pb_utils.Tensor("output_ids", np.array([ord(character) for character in piece], dtype=np.int32)),
-            ]
-            if last and not orders.get("no_finish_reason"):
-                outputs.append(pb_utils.Tensor("finish_reason", np.array([reason.encode()], dtype=np.object_)))
-            flags = FINAL if last and not orders.get("empty_final") else 0
-            sender.send(pb_utils.InferenceResponse(output_tensors=outputs), flags=flags)
-        if orders.get("empty_final"):
-            sender.send(flags=FINAL)
+        return (re.findall(r"\S+\s*|\s+", text) or [""] if streamed else [text]), reason
+
+    def _outputs(self, prompt, parts, sampling, orders, *, first):
+        texts = [text for _, text, _ in parts]
+        outputs = [
+            pb_utils.Tensor("text_output", _bytes(texts)),
+            pb_utils.Tensor("num_input_tokens", np.array([len(prompt)], dtype=np.uint32)),
+            pb_utils.Tensor("num_output_tokens", np.array([len(text) for text in texts], dtype=np.uint32)),
+            pb_utils.Tensor("output_ids", np.array([ord(each) for text in texts for each in text], dtype=np.int32)),
+        ]
+        reasons = [reason for _, _, reason in parts]
+        if any(reasons) and not orders.get("no_finish_reason"):
+            outputs.append(pb_utils.Tensor("finish_reason", _bytes(reasons)))
+        if sampling.get("n", 1) > 1:
+            indices = orders.get("indices", [index for index, _, _ in parts])
+            outputs.append(pb_utils.Tensor("sequence_index", np.array(indices, dtype=np.int32)))
+        if "logprobs" in sampling:
+            listed = [json.dumps([_logprob(each, sampling["logprobs"]) for each in text]) for text in texts]
+            outputs.append(pb_utils.Tensor("logprobs", _bytes(listed)))
+        if first and "prompt_logprobs" in sampling:
+            listed = [{"token_id": ord(each), "logprob": None, "top": []} for each in prompt[:1]]
+            listed += [_logprob(each, sampling["prompt_logprobs"]) for each in prompt[1:]]
+            outputs.append(pb_utils.Tensor("prompt_logprobs", _bytes([json.dumps(listed)])))
+        return outputs
 
     def _ends_early(self, sender, context, orders, begin, index, delay_s):
         """Wait the delay; true if the request ended here, cancelled, late or by an ordered error."""
