@@ -7,7 +7,7 @@ STAMP := $(VENV)/.fathom-setup
 PROJECTS := $(wildcard client/pyproject.toml server/pyproject.toml export/pyproject.toml loadtest/pyproject.toml)
 PACKAGES := client/fathom_client server/fathom_server export/fathom_export loadtest/fathom_loadtest
 
-.PHONY: help setup demo test check format clean bench-quality
+.PHONY: help setup demo test check format clean bench bench-quality
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,9 @@ test: setup ## Run all tests against a real embedded Triton
 check: setup ## Lint, format and types
 	@echo "== ruff"; $(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@echo "== mypy"; $(BIN)/mypy $(PACKAGES)
+
+bench: setup ## Measure speed beside other engines; redraws docs/performance.md (half an hour; more the first time)
+	@$(BIN)/python -m benchmarks.peers
 
 bench-quality: setup ## Judge our models in every precision; redraws docs/quality.md and docs/quality.svg
 	@$(BIN)/python benchmarks/quality.py
