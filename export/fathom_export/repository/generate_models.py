@@ -62,7 +62,8 @@ def write_generate_models(
         kv_cache_dtype=spec.engine_limits(context).kv_cache_dtype,
         on_progress=on_progress,
     )
-    settings = EngineSettings(graph, spec.engine_limits(context), eos_token_ids(source))
+    speculation = spec.speculation.engine_settings()
+    settings = EngineSettings(graph, spec.engine_limits(context), eos_token_ids(source), speculation)
     settings.save(version)
     check = check_logits(version, settings, prompt)
 

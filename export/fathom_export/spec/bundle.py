@@ -41,6 +41,7 @@ def read_bundle(path: Path) -> Bundle:
             raise SpecError("models is missing or empty; describe at least one model in a [[models]] table")
         models = tuple(read_model(table, f"{MODELS_KEY}[{number}]") for number, table in enumerate(tables))
         _refuse_collisions(models)
+        _refuse_missing_drafts(models)
     except SpecError as error:
         raise SpecError(f"{path}: {error}") from error
     folder = path.resolve().parent
@@ -96,3 +97,17 @@ def _refuse_collisions(models: Collection[ModelSpec]) -> None:
                     f"model {spec.name!r} makes a model named {name!r}, as {owners[name]!r} does already; rename one"
                 )
             owners[name] = spec.name
+
+
+def _refuse_missing_drafts(models: Collection[ModelSpec]) -> None:
+    names = {spec.name for spec in models if isinstance(spec, GenerateSpec)}
+    for number, spec in enumerate(models):
+        if not isinstance(spec, GenerateSpec) or not spec.speculation.draft:
+            continue
+        others = sorted(names - {spec.name})
+        if spec.speculation.draft_model not in others:
+            choice = f"name one of {', '.join(others)}" if others else "describe it in another [[models]] table"
+            raise SpecError(
+                f"{MODELS_KEY}[{number}].speculation.draft is {spec.speculation.draft!r}, which is no other LLM of "
+                f"this bundle; {choice}"
+            )

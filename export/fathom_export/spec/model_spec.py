@@ -16,6 +16,7 @@ from fathom_export.spec.profile import Profile, profile_fault
 from fathom_export.spec.quality import DecoderQuality, EncoderQuality
 from fathom_export.spec.quantisation import Quantisation
 from fathom_export.spec.serving import EncoderServing, Serving
+from fathom_export.spec.speculation import Speculation
 from fathom_server.engine.settings import Dialect, EngineLimits
 from fathom_server.errors import SettingsError
 
@@ -58,6 +59,7 @@ class GenerateSpec:
     quantisation: Annotated[Quantisation, Key("how weights and activations are quantised and pruned")] = field(
         default_factory=Quantisation
     )
+    speculation: Annotated[Speculation, Key("how tokens are guessed ahead")] = field(default_factory=Speculation)
     quality: Annotated[DecoderQuality, Key("what its quality card must show")] = field(default_factory=DecoderQuality)
     task: Literal["generate"] = "generate"
 
