@@ -36,7 +36,7 @@ class Weight:
     blocks_are_columns: bool = False
 
 
-class _StreamedTensor(ir.LazyTensor):
+class StreamedTensor(ir.LazyTensor):
     """A weight that goes to a file piece by piece."""
 
     def __init__(self, weight: Weight) -> None:
@@ -47,6 +47,11 @@ class _StreamedTensor(ir.LazyTensor):
             name=weight.name,
         )
         self._weight = weight
+
+    @property
+    def weight(self) -> Weight:
+        """How its values are computed."""
+        return self._weight
 
     def tofile(self, file: Any) -> None:
         """Write the bytes of the whole tensor at the file's position, and leave the position behind them."""
@@ -146,7 +151,7 @@ class GraphWriter:
         """A tensor that is streamed when the graph is saved; asking twice for a name gives the same one."""
         if weight.name in self._graph.initializers:
             return self._graph.initializers[weight.name]
-        return self._initializer(_StreamedTensor(weight), weight.shape)
+        return self._initializer(StreamedTensor(weight), weight.shape)
 
     def save(self, path: Path, on_progress: Callable[[int, int], None] | None = None) -> None:
         """Write the graph to ``path`` and its weights beside it in ``path`` + ".data", one tensor at a time.
@@ -178,7 +183,7 @@ class GraphWriter:
         for name, value in self._graph.initializers.items():
             own = value.const_value
             if name not in weights:
-                if isinstance(own, _StreamedTensor):
+                if isinstance(own, StreamedTensor):
                     raise ValueError(f"{stored} has no weight {name}")
                 continue
             there = ir.serde.deserialize_tensor(weights[name], stored.parent)

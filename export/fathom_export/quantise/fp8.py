@@ -4,7 +4,7 @@ TensorRT takes zero points of 0 only, one scale for a tensor of activations, one
 and weights that are stored as fp8 in front of their DequantizeLinear.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final, Literal
 
 import ml_dtypes
@@ -13,6 +13,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from fathom_export.quantise.activations import ActivationStatistics, bin_edges
+from fathom_export.quantise.derived import derived_columns, derived_matrix
 from fathom_export.quantise.products import add_initializer, products, sizes, stored
 
 E4M3_MAX: Final = 448.0
@@ -91,15 +92,14 @@ def _fp8_matrix(graph: ir.Graph, before: ir.Node, matrix: ir.Value) -> ir.Value:
     """The matrix in fp8 with a scale a column, and its DequantizeLinear in front of a node."""
     tensor, name = stored(matrix), str(matrix.name)
     outputs = sizes(tensor)[1]
-    scales = add_initializer(graph, _renamed(tensor, f"{name}.fp8_scale", ir.DataType.FLOAT, (outputs,), column_scales))
+    scales = add_initializer(graph, derived_columns(tensor, column_scales, ir.DataType.FLOAT, f"{name}.fp8_scale"))
     quantised = add_initializer(
         graph,
-        _renamed(
+        derived_matrix(
             tensor,
-            f"{name}.fp8",
-            ir.DataType.FLOAT8E4M3FN,
-            sizes(tensor),
             lambda values: codes(values, column_scales(values)),
+            ir.DataType.FLOAT8E4M3FN,
+            f"{name}.fp8",
         ),
     )
     zeros_name = f"fp8.zero_points_{outputs}"
@@ -111,18 +111,6 @@ def _fp8_matrix(graph: ir.Graph, before: ir.Node, matrix: ir.Value) -> ir.Value:
     if len(list(matrix.uses())) == 1:  # the product's own, which is about to go
         del graph.initializers[name]
     return restored.outputs[0]
-
-
-def _renamed(
-    tensor: ir.TensorProtocol,
-    name: str,
-    dtype: ir.DataType,
-    shape: tuple[int, ...],
-    change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
-) -> ir.LazyTensor:
-    return ir.LazyTensor(
-        lambda: ir.tensor(change(tensor.numpy()), dtype=dtype, name=name), dtype=dtype, shape=ir.Shape(shape), name=name
-    )
 
 
 def _node(op_type: str, name: str, inputs: list[ir.Value], **attributes: int) -> ir.Node:

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from fathom_export.quantise.activations import ActivationStatistics
 from fathom_export.spec.quantisation import Quantisation
-from fathom_server.engine.settings import LOGITS
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -76,7 +75,7 @@ def lower(model: "ir.Model", precision: str, quantisation: Quantisation, calibra
     if precision == "fp8":
         insert_fp8(model.graph, calibration.scales, calibration.skipped)
     if precision in ("fp16", "fp8"):
-        to_float16(model, keep_float32_outputs=(LOGITS,))
+        to_float16(model)
 
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:

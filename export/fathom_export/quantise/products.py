@@ -1,10 +1,8 @@
 """The matrix products of a graph that is not yet saved, and the change of their weights."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-import numpy.typing as npt
 import onnx_ir as ir
 
 
@@ -50,18 +48,6 @@ def stored(value: ir.Value) -> ir.TensorProtocol:
 def sizes(tensor: ir.TensorProtocol) -> tuple[int, ...]:
     """A tensor's shape."""
     return tuple(tensor.shape.numpy())
-
-
-def lazily(
-    tensor: ir.TensorProtocol, dtype: ir.DataType, change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
-) -> ir.LazyTensor:
-    """A tensor of the same name and shape whose values are changed when it is written, and not kept."""
-    return ir.LazyTensor(
-        lambda: ir.tensor(change(tensor.numpy()), name=tensor.name),
-        dtype=dtype,
-        shape=ir.Shape(sizes(tensor)),
-        name=tensor.name,
-    )
 
 
 def replace_tensor(value: ir.Value, tensor: ir.TensorProtocol) -> None:

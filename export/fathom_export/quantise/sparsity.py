@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from fathom_export.quantise.products import lazily, products, replace_tensor, stored
+from fathom_export.quantise.derived import derived_matrix
+from fathom_export.quantise.products import products, replace_tensor, stored
 
 GROUP: Final = 4
 KEPT: Final = 2
@@ -49,6 +50,7 @@ def prune(graph: ir.Graph, input_norms: Mapping[str, npt.NDArray[np.float32]] | 
         def change(values: npt.NDArray[Any], norms: npt.NDArray[np.float32] | None = norms) -> npt.NDArray[Any]:
             return pruned(values, norms)
 
-        replace_tensor(product.matrix, lazily(stored(product.matrix), ir.DataType.FLOAT, change))
+        name = str(product.matrix.name)
+        replace_tensor(product.matrix, derived_matrix(stored(product.matrix), change, ir.DataType.FLOAT, name))
         count += 1
     return count
