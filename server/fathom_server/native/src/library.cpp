@@ -1,10 +1,10 @@
 // The library's one door: ONNX Runtime calls RegisterCustomOps and finds the operators of the domain "fathom".
+#include "attention.h"
 #include "linear.h"
 #include "ort_api.h"
 
 namespace fathom {
 const OrtApi* ort = nullptr;
-__attribute__((weak)) const OrtCustomOp* attention_op();
 }
 
 #ifndef FATHOM_SOURCE_DIGEST
@@ -25,10 +25,9 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL Regist
     if (status != nullptr) return status;
     const OrtCustomOp* const ops[] = {
         fathom::linear_op(),
-        fathom::attention_op ? fathom::attention_op() : nullptr,
+        fathom::attention_op(),
     };
     for (const OrtCustomOp* op : ops) {
-        if (op == nullptr) continue;
         status = api->CustomOpDomain_Add(domain, op);
         if (status != nullptr) return status;
     }

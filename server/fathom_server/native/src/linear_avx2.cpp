@@ -1,0 +1,2 @@
+#define FATHOM_LEVEL avx2
+#include "linear_kernels.inl"

@@ -1,0 +1,2 @@
+#define FATHOM_LEVEL avx512vnni
+#include "linear_kernels.inl"

@@ -1,0 +1,2 @@
+#define FATHOM_LEVEL avxvnni
+#include "linear_kernels.inl"

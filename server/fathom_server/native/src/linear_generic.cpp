@@ -1,0 +1,2 @@
+#define FATHOM_LEVEL generic
+#include "linear_kernels.inl"

@@ -1,0 +1,88 @@
+// What Linear's kernels compute, and the memory they read: the same at every instruction set.
+//
+// A matrix [K, N] is packed in panels of 32 columns. A panel is a run of blocks (one, of all K, where there is one scale
+// a column); a block is
+//   32 float32 scales, 32 uint8 zero points and 32 bytes of nothing (only where the matrix has zero points), its codes.
+// Codes are unsigned. With 8 bits, 128 bytes hold 4 values of k for 32 columns: [k / 4][column][k % 4]; with 4 bits they
+// hold 8: the low halves of the bytes are k 0 ... 3, the high ones k 4 ... 7. Everything starts at a multiple of 64 bytes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "isa.h"
+
+namespace fathom {
+
+constexpr int64_t kPanelColumns = 32;
+constexpr int64_t kStepBytes = 128;
+
+enum class Activation { none, silu, gelu, gelu_tanh };
+
+// Sizes of a node's matrices.
+struct LinearShape {
+    int64_t K;
+    int64_t N;
+    int64_t bits;        // 8 or 4
+    int64_t block;       // values of k with one scale; K rounded up to 4 where there is one a column
+    int64_t blocks;      // of a column
+    bool whole_columns;  // one block, summed in integers to its end
+    int64_t stride;      // bytes of a row of quantised activations: block * blocks rounded up to 64
+    int64_t panels;
+};
+
+struct PackedMatrix {
+    const uint8_t* data = nullptr;
+    int64_t panel_bytes = 0;
+    int64_t block_bytes = 0;
+    bool zero_points = false;  // else 128 with 8 bits, 8 with 4
+};
+
+// T rows of activations in 8 bits.
+struct QuantizedRows {
+    int8_t* codes;    // [T, stride]
+    float* scales;    // [T, blocks]; NaN where a value was not finite: its codes are zero
+    int32_t* totals;  // [T, blocks] sums of the codes
+};
+
+struct PrepareTask {
+    const LinearShape* shape;
+    const float* x;            // [T, K]
+    const float* delta;        // [T, K] or null
+    const float* norm_weight;  // [K] or null
+    float epsilon;
+    float* residual;  // [T, K] or null
+    QuantizedRows rows;
+};
+
+struct ProductTask {
+    const LinearShape* shape;
+    QuantizedRows rows;
+    PackedMatrix weight, up;  // up.data null where there is no gate
+    const float* bias;        // [N] or null
+    const float* up_bias;
+    Activation activation;
+    float* y;  // [T, N]
+};
+
+struct LinearKernels {
+    // Sums, norm and quantisation of rows begin ... end-1; `values` is room for `stride` floats.
+    void (*prepare)(const PrepareTask& task, int64_t begin, int64_t end, float* values);
+    // y of panels first ... last-1 in rows begin ... end-1.
+    void (*product)(const ProductTask& task, int64_t first, int64_t last, int64_t begin, int64_t end);
+};
+
+namespace generic {
+extern const LinearKernels kLinearKernels;
+}
+namespace avx2 {
+extern const LinearKernels kLinearKernels;
+}
+namespace avxvnni {
+extern const LinearKernels kLinearKernels;
+}
+namespace avx512vnni {
+extern const LinearKernels kLinearKernels;
+}
+
+}  // namespace fathom

@@ -1,0 +1,628 @@
+// Linear's kernels, compiled once for each instruction set (FATHOM_LEVEL names it). Nothing of the standard library that
+// is a template may be used here: the linker could give another level's copy to an older processor.
+#include <cmath>
+#include <cstring>
+
+#include "lanes.h"
+#include "linear_kernels.h"
+
+namespace fathom {
+namespace {
+
+// Row tiles hold their sums in registers: rows x kVectors vectors of 16 columns of a panel.
+#if defined(__AVX512F__)
+
+constexpr int kVectors = 2;
+constexpr int kIntegerRows = 12;  // 24 sums, 2 weights, 1 activation
+constexpr int kBlockRows = 6;     // 12 sums, 12 float sums
+
+// 64 bytes of weights against 4 activations that all columns share: sums of 4 products, added to 16 columns.
+struct Dot {
+    __m512i weights;
+    using Shared = __m512i;
+    static Dot load(const uint8_t* from) { return {_mm512_loadu_si512(from)}; }
+    static Shared share(const int8_t* four) {
+        int32_t word;
+        std::memcpy(&word, four, sizeof word);
+        return _mm512_set1_epi32(word);
+    }
+    I16 add(I16 sum, Shared shared) const { return {_mm512_dpbusd_epi32(sum.v, weights, shared)}; }
+};
+using NibbleDot = Dot;
+
+struct Nibbles {
+    NibbleDot low, high;
+    static Nibbles load(const uint8_t* from) {
+        const __m512i both = _mm512_loadu_si512(from), mask = _mm512_set1_epi8(15);
+        return {{_mm512_and_si512(both, mask)}, {_mm512_and_si512(_mm512_srli_epi16(both, 4), mask)}};
+    }
+    void store(uint8_t* low_to, uint8_t* high_to) const {
+        _mm512_storeu_si512(low_to, low.weights);
+        _mm512_storeu_si512(high_to, high.weights);
+    }
+};
+
+#elif defined(__AVX2__)
+
+constexpr int kVectors = 1;
+
+#if defined(__AVXVNNI__)
+constexpr int kIntegerRows = 6;  // 12 sums, 2 weights, 1 activation
+constexpr int kBlockRows = 3;
+
+struct Dot {
+    __m256i weights[2];
+    using Shared = __m256i;
+    static Dot load(const uint8_t* from) {
+        const __m256i* at = reinterpret_cast<const __m256i*>(from);
+        return {{_mm256_loadu_si256(at), _mm256_loadu_si256(at + 1)}};
+    }
+    static Shared share(const int8_t* four) {
+        int32_t word;
+        std::memcpy(&word, four, sizeof word);
+        return _mm256_set1_epi32(word);
+    }
+    I16 add(I16 sum, Shared shared) const {
+        return {{_mm256_dpbusd_avx_epi32(sum.v[0], weights[0], shared),
+                 _mm256_dpbusd_avx_epi32(sum.v[1], weights[1], shared)}};
+    }
+};
+using NibbleDot = Dot;
+#else
+constexpr int kIntegerRows = 4;
+constexpr int kBlockRows = 2;
+
+// Bytes with even and odd k apart, as 16-bit numbers: sums of two products fit 32 bits, which vpmaddubsw's do not.
+struct Dot {
+    __m256i even[2], odd[2];
+    struct Shared {
+        __m256i even, odd;
+    };
+    static Dot load(const uint8_t* from) {
+        Dot made;
+        const __m256i mask = _mm256_set1_epi16(255);
+        for (int half = 0; half < 2; ++half) {
+            const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from) + half);
+            made.even[half] = _mm256_and_si256(both, mask);
+            made.odd[half] = _mm256_srli_epi16(both, 8);
+        }
+        return made;
+    }
+    static Shared share(const int8_t* four) {
+        int32_t word;
+        std::memcpy(&word, four, sizeof word);
+        const __m256i both = _mm256_set1_epi32(word);
+        return {_mm256_srai_epi16(_mm256_slli_epi16(both, 8), 8), _mm256_srai_epi16(both, 8)};
+    }
+    I16 add(I16 sum, const Shared& shared) const {
+        for (int half = 0; half < 2; ++half) {
+            const __m256i products = _mm256_add_epi32(_mm256_madd_epi16(even[half], shared.even),
+                                                      _mm256_madd_epi16(odd[half], shared.odd));
+            sum.v[half] = _mm256_add_epi32(sum.v[half], products);
+        }
+        return sum;
+    }
+};
+
+// Weights of at most 15: two products fit 16 bits.
+struct NibbleDot {
+    __m256i weights[2];
+    using Shared = __m256i;
+    static Shared share(const int8_t* four) {
+        int32_t word;
+        std::memcpy(&word, four, sizeof word);
+        return _mm256_set1_epi32(word);
+    }
+    I16 add(I16 sum, Shared shared) const {
+        const __m256i ones = _mm256_set1_epi16(1);
+        for (int half = 0; half < 2; ++half) {
+            const __m256i products = _mm256_madd_epi16(_mm256_maddubs_epi16(weights[half], shared), ones);
+            sum.v[half] = _mm256_add_epi32(sum.v[half], products);
+        }
+        return sum;
+    }
+};
+#endif
+
+struct Nibbles {
+    NibbleDot low, high;
+    static Nibbles load(const uint8_t* from) {
+        Nibbles made;
+        const __m256i mask = _mm256_set1_epi8(15);
+        for (int half = 0; half < 2; ++half) {
+            const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from) + half);
+            made.low.weights[half] = _mm256_and_si256(both, mask);
+            made.high.weights[half] = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
+        }
+        return made;
+    }
+    void store(uint8_t* low_to, uint8_t* high_to) const {
+        for (int half = 0; half < 2; ++half) {
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(low_to) + half, low.weights[half]);
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(high_to) + half, high.weights[half]);
+        }
+    }
+};
+
+#else
+
+constexpr int kVectors = 1;
+constexpr int kIntegerRows = 2;
+constexpr int kBlockRows = 1;
+
+struct Dot {
+    uint8_t weights[64];
+    struct Shared {
+        int8_t four[4];
+    };
+    static Dot load(const uint8_t* from) {
+        Dot made;
+        std::memcpy(made.weights, from, sizeof made.weights);
+        return made;
+    }
+    static Shared share(const int8_t* four) {
+        Shared made;
+        std::memcpy(made.four, four, sizeof made.four);
+        return made;
+    }
+    I16 add(I16 sum, Shared shared) const {
+        for (int lane = 0; lane < 16; ++lane) {
+            int32_t products = 0;
+            for (int k = 0; k < 4; ++k) products += static_cast<int32_t>(weights[lane * 4 + k]) * shared.four[k];
+            sum.v[lane] = wrapped(static_cast<uint32_t>(sum.v[lane]) + static_cast<uint32_t>(products));
+        }
+        return sum;
+    }
+};
+using NibbleDot = Dot;
+
+struct Nibbles {
+    NibbleDot low, high;
+    static Nibbles load(const uint8_t* from) {
+        Nibbles made;
+        for (int byte = 0; byte < 64; ++byte) {
+            made.low.weights[byte] = from[byte] & 15;
+            made.high.weights[byte] = static_cast<uint8_t>(from[byte] >> 4);
+        }
+        return made;
+    }
+    void store(uint8_t* low_to, uint8_t* high_to) const {
+        std::memcpy(low_to, low.weights, sizeof low.weights);
+        std::memcpy(high_to, high.weights, sizeof high.weights);
+    }
+};
+
+#endif
+
+#if defined(__GNUC__)
+#define FATHOM_PREFETCH(address) __builtin_prefetch(address, 0, 3)
+#else
+#define FATHOM_PREFETCH(address)
+#endif
+
+constexpr int kVectorsOfPanel = 2;
+constexpr int64_t kScaleBytes = kPanelColumns * sizeof(float);
+constexpr int64_t kZeroPointBytes = 64;
+constexpr int64_t kTileRows = 192;          // rows whose sums of a panel are kept at once
+constexpr int64_t kChunkBytes = 16 * 1024;  // of a panel, read again by every tile of rows from the first-level cache
+constexpr int64_t kAhead = 4 * kStepBytes * 8;
+
+inline const float* scales_of(const uint8_t* block) { return reinterpret_cast<const float*>(block); }
+
+// ---- one scale a column: integer sums over all of K
+
+struct IntegerTile {
+    const uint8_t* codes;     // of the chunk's first step, at the tile's first vector
+    const int8_t* rows;       // of the chunk's first step
+    int64_t stride;
+    int64_t steps;
+    int32_t* sums;            // [rows, 32], at the tile's first vector
+    bool first, last;
+    const float* column_scales;
+    const float* row_scales;  // one a row
+    const int32_t* totals;
+};
+
+template <int kRows>
+void integer_tile(const IntegerTile& tile) {
+    // few rows have too few sums to keep the multipliers busy; integer sums may be split at will
+    constexpr int kSplit = kRows * kVectors >= 6 ? 1 : kRows * kVectors >= 3 ? 2 : 4;
+    I16 sums[kSplit][kRows][kVectors];
+    for (int row = 0; row < kRows; ++row) {
+        for (int vector = 0; vector < kVectors; ++vector) {
+            // codes are weights + 128
+            sums[0][row][vector] = tile.first ? I16::set(-128 * tile.totals[row])
+                                              : I16::load(tile.sums + row * kPanelColumns + vector * 16);
+            for (int part = 1; part < kSplit; ++part) sums[part][row][vector] = I16::set(0);
+        }
+    }
+    const uint8_t* codes = tile.codes;
+    const int8_t* activations = tile.rows;
+    const int64_t stride = tile.stride;
+    int64_t step = 0;
+    for (; step + kSplit <= tile.steps; step += kSplit) {
+        for (int part = 0; part < kSplit; ++part) {
+            for (int line = 0; line < kVectors; ++line) FATHOM_PREFETCH(codes + kAhead + line * 64);
+            Dot weights[kVectors];
+            for (int vector = 0; vector < kVectors; ++vector) weights[vector] = Dot::load(codes + vector * 64);
+            for (int row = 0; row < kRows; ++row) {
+                const Dot::Shared shared = Dot::share(activations + row * stride);
+                for (int vector = 0; vector < kVectors; ++vector) {
+                    sums[part][row][vector] = weights[vector].add(sums[part][row][vector], shared);
+                }
+            }
+            codes += kStepBytes;
+            activations += 4;
+        }
+    }
+    for (; step < tile.steps; ++step) {
+        for (int vector = 0; vector < kVectors; ++vector) {
+            const Dot weights = Dot::load(codes + vector * 64);
+            for (int row = 0; row < kRows; ++row) {
+                sums[0][row][vector] = weights.add(sums[0][row][vector], Dot::share(activations + row * stride));
+            }
+        }
+        codes += kStepBytes;
+        activations += 4;
+    }
+    for (int row = 0; row < kRows; ++row) {
+        for (int vector = 0; vector < kVectors; ++vector) {
+            I16 sum = sums[0][row][vector];
+            for (int part = 1; part < kSplit; ++part) sum = sum + sums[part][row][vector];
+            int32_t* to = tile.sums + row * kPanelColumns + vector * 16;
+            if (tile.last) {
+                const F16 scaled = to_float(sum) * F16::load(tile.column_scales + vector * 16);
+                (scaled * F16::set(tile.row_scales[row])).store(reinterpret_cast<float*>(to));
+            } else {
+                sum.store(to);
+            }
+        }
+    }
+}
+
+// ---- a scale a block: integer sums of a block, float sums of blocks from the first to the last
+
+struct BlockTile {
+    const uint8_t* block;     // the first block's scales
+    const uint8_t* codes;     // and its codes, at the tile's first vector: behind the scales, or unpacked elsewhere
+    int64_t block_bytes;      // from one block to the next
+    int64_t code_bytes;       // and from its codes to the next one's
+    const int8_t* rows;       // of the first block
+    int64_t stride;
+    int64_t steps;            // of a block, of 4 values of k
+    int64_t blocks;
+    int vector;               // the tile's first
+    bool zero_points;
+    int32_t zero_point;       // of all where there are none
+    float* sums;              // [rows, 32], at the tile's first vector
+    bool first;
+    const float* row_scales;  // [rows, all blocks], at the first block
+    const int32_t* totals;
+    int64_t all_blocks;
+};
+
+template <int kRows, bool kNibbles>
+void block_tile(const BlockTile& tile) {
+    constexpr int kSplit = kRows * kVectors >= 6 ? 1 : 2;
+    F16 values[kRows][kVectors];
+    for (int row = 0; row < kRows; ++row) {
+        for (int vector = 0; vector < kVectors; ++vector) {
+            values[row][vector] = tile.first ? F16::set(0.0f) : F16::load(tile.sums + row * kPanelColumns + vector * 16);
+        }
+    }
+    const int64_t stride = tile.stride;
+    for (int64_t block = 0; block < tile.blocks; ++block) {
+        const uint8_t* head = tile.block + block * tile.block_bytes;
+        const uint8_t* codes = tile.codes + block * tile.code_bytes;
+        const int8_t* activations = tile.rows + block * tile.steps * 4;
+        I16 sums[kSplit][kRows][kVectors];
+        for (int vector = 0; vector < kVectors; ++vector) {
+            const I16 zero_points = tile.zero_points ? I16::widen(head + kScaleBytes + (tile.vector + vector) * 16)
+                                                     : I16::set(tile.zero_point);
+            for (int row = 0; row < kRows; ++row) {
+                const int32_t total = tile.totals[row * tile.all_blocks + block];
+                sums[0][row][vector] = tile.zero_points ? zero_points * I16::set(-total) : I16::set(-total * tile.zero_point);
+                for (int part = 1; part < kSplit; ++part) sums[part][row][vector] = I16::set(0);
+            }
+        }
+        if constexpr (kNibbles) {
+            for (int64_t step = 0; step < tile.steps; step += 2) {
+                for (int line = 0; line < kVectors; ++line) FATHOM_PREFETCH(codes + kAhead + line * 64);
+                Nibbles weights[kVectors];
+                for (int vector = 0; vector < kVectors; ++vector) weights[vector] = Nibbles::load(codes + vector * 64);
+                for (int row = 0; row < kRows; ++row) {
+                    const NibbleDot::Shared low = NibbleDot::share(activations + row * stride);
+                    const NibbleDot::Shared high = NibbleDot::share(activations + row * stride + 4);
+                    for (int vector = 0; vector < kVectors; ++vector) {
+                        sums[0][row][vector] = weights[vector].low.add(sums[0][row][vector], low);
+                        I16& other = sums[kSplit - 1][row][vector];
+                        other = weights[vector].high.add(other, high);
+                    }
+                }
+                codes += kStepBytes;
+                activations += 8;
+            }
+        } else {
+            for (int64_t step = 0; step < tile.steps; step += kSplit) {
+                for (int part = 0; part < kSplit; ++part) {
+                    for (int line = 0; line < kVectors; ++line) FATHOM_PREFETCH(codes + kAhead + line * 64);
+                    Dot weights[kVectors];
+                    for (int vector = 0; vector < kVectors; ++vector) weights[vector] = Dot::load(codes + vector * 64);
+                    for (int row = 0; row < kRows; ++row) {
+                        const Dot::Shared shared = Dot::share(activations + row * stride);
+                        for (int vector = 0; vector < kVectors; ++vector) {
+                            sums[part][row][vector] = weights[vector].add(sums[part][row][vector], shared);
+                        }
+                    }
+                    codes += kStepBytes;
+                    activations += 4;
+                }
+            }
+        }
+        for (int vector = 0; vector < kVectors; ++vector) {
+            const F16 scales = F16::load(scales_of(head) + (tile.vector + vector) * 16);
+            for (int row = 0; row < kRows; ++row) {
+                I16 sum = sums[0][row][vector];
+                for (int part = 1; part < kSplit; ++part) sum = sum + sums[part][row][vector];
+                const F16 scaled = to_float(sum) * F16::set(tile.row_scales[row * tile.all_blocks + block]);
+                values[row][vector] = fma(scaled, scales, values[row][vector]);
+            }
+        }
+    }
+    for (int row = 0; row < kRows; ++row) {
+        for (int vector = 0; vector < kVectors; ++vector) {
+            values[row][vector].store(tile.sums + row * kPanelColumns + vector * 16);
+        }
+    }
+}
+
+// Calls Tiles::run<rows> for a number of rows known only at run time.
+template <typename Tile, template <int> class Kernel, int kMost>
+struct Dispatch {
+    static void run(int64_t rows, const Tile& tile) {
+        if (rows == kMost) {
+            Kernel<kMost>::run(tile);
+        } else if constexpr (kMost > 1) {
+            Dispatch<Tile, Kernel, kMost - 1>::run(rows, tile);
+        }
+    }
+};
+template <int kRows>
+struct IntegerKernel {
+    static void run(const IntegerTile& tile) { integer_tile<kRows>(tile); }
+};
+template <int kRows>
+struct ByteBlockKernel {
+    static void run(const BlockTile& tile) { block_tile<kRows, false>(tile); }
+};
+template <int kRows>
+struct NibbleBlockKernel {
+    static void run(const BlockTile& tile) { block_tile<kRows, true>(tile); }
+};
+
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// Rows begin ... end-1 of one panel of one matrix, as floats [rows, 32]: the product without its bias.
+void integer_panel(const ProductTask& task, const PackedMatrix& matrix, int64_t panel, int64_t begin, int64_t end,
+                   float* values) {
+    const LinearShape& shape = *task.shape;
+    const uint8_t* head = matrix.data + panel * matrix.panel_bytes;
+    const uint8_t* codes = head + kScaleBytes;
+    const int64_t rows = end - begin, all_steps = shape.block / 4;
+    const int64_t tiles = (rows + kIntegerRows - 1) / kIntegerRows;
+    const int64_t chunk = tiles == 1 ? all_steps : kChunkBytes / kStepBytes;
+    for (int64_t step = 0; step < all_steps; step += chunk) {
+        const int64_t steps = least(chunk, all_steps - step);
+        for (int64_t tile = 0; tile < tiles; ++tile) {
+            const int64_t from = tile * rows / tiles, to = (tile + 1) * rows / tiles;
+            for (int vector = 0; vector < kVectorsOfPanel; vector += kVectors) {
+                const IntegerTile part = {codes + step * kStepBytes + vector * 64,
+                                          task.rows.codes + (begin + from) * shape.stride + step * 4,
+                                          shape.stride,
+                                          steps,
+                                          reinterpret_cast<int32_t*>(values) + from * kPanelColumns + vector * 16,
+                                          step == 0,
+                                          step + steps == all_steps,
+                                          scales_of(head) + vector * 16,
+                                          task.rows.scales + begin + from,
+                                          task.rows.totals + begin + from};
+                Dispatch<IntegerTile, IntegerKernel, kIntegerRows>::run(to - from, part);
+            }
+        }
+    }
+}
+
+void block_panel(const ProductTask& task, const PackedMatrix& matrix, int64_t panel, int64_t begin, int64_t end,
+                 float* values) {
+    const LinearShape& shape = *task.shape;
+    const uint8_t* head = matrix.data + panel * matrix.panel_bytes;
+    const int64_t before_codes = kScaleBytes + (matrix.zero_points ? kZeroPointBytes : 0);
+    const int64_t rows = end - begin, steps = shape.block / 4;
+    const int64_t tiles = (rows + kBlockRows - 1) / kBlockRows;
+    const int64_t unpacked_bytes = steps * kStepBytes;
+    // blocks longer than a chunk are not unpacked: each tile unpacks them itself
+    const bool unpack = shape.bits == 4 && tiles > 1 && unpacked_bytes <= kChunkBytes;
+    const int64_t fitting = kChunkBytes / unpacked_bytes;
+    const int64_t chunk = tiles == 1 ? shape.blocks : fitting > 0 ? fitting : 1;
+    alignas(64) uint8_t unpacked[kChunkBytes];
+    for (int64_t block = 0; block < shape.blocks; block += chunk) {
+        const uint8_t* at = head + block * matrix.block_bytes;
+        const int64_t blocks = least(chunk, shape.blocks - block);
+        if (unpack) {
+            uint8_t* to = unpacked;
+            for (int64_t each = 0; each < blocks; ++each) {
+                const uint8_t* codes = at + each * matrix.block_bytes + before_codes;
+                for (int64_t step = 0; step < steps; step += 2) {
+                    Nibbles::load(codes).store(to, to + kStepBytes);
+                    Nibbles::load(codes + 64).store(to + 64, to + kStepBytes + 64);
+                    codes += kStepBytes;
+                    to += 2 * kStepBytes;
+                }
+            }
+        }
+        for (int64_t tile = 0; tile < tiles; ++tile) {
+            const int64_t from = tile * rows / tiles, to = (tile + 1) * rows / tiles;
+            for (int vector = 0; vector < kVectorsOfPanel; vector += kVectors) {
+                const BlockTile part = {at,
+                                        (unpack ? unpacked : at + before_codes) + vector * 64,
+                                        matrix.block_bytes,
+                                        unpack ? unpacked_bytes : matrix.block_bytes,
+                                        task.rows.codes + (begin + from) * shape.stride + block * shape.block,
+                                        shape.stride,
+                                        steps,
+                                        blocks,
+                                        vector,
+                                        matrix.zero_points,
+                                        shape.bits == 8 ? 128 : 8,
+                                        values + from * kPanelColumns + vector * 16,
+                                        block == 0,
+                                        task.rows.scales + (begin + from) * shape.blocks + block,
+                                        task.rows.totals + (begin + from) * shape.blocks + block,
+                                        shape.blocks};
+                if (shape.bits == 4 && !unpack) {
+                    Dispatch<BlockTile, NibbleBlockKernel, kBlockRows>::run(to - from, part);
+                } else {
+                    Dispatch<BlockTile, ByteBlockKernel, kBlockRows>::run(to - from, part);
+                }
+            }
+        }
+    }
+}
+
+// ---- what follows a product
+
+// Error function to 1.5e-7 (Abramowitz and Stegun, 7.1.26).
+inline F16 error_function(F16 x) {
+    const I16 sign = bits(x) & I16::set(INT32_MIN);
+    const F16 magnitude = from_bits(bits(x) & I16::set(INT32_MAX));
+    const F16 t = F16::set(1.0f) / fma(F16::set(0.3275911f), magnitude, F16::set(1.0f));
+    F16 series = F16::set(1.061405429f);
+    series = fma(series, t, F16::set(-1.453152027f));
+    series = fma(series, t, F16::set(1.421413741f));
+    series = fma(series, t, F16::set(-0.284496736f));
+    series = fma(series, t, F16::set(0.254829592f));
+    const F16 tail = series * t * exponential(F16::set(0.0f) - magnitude * magnitude);
+    return from_bits(bits(F16::set(1.0f) - tail) | sign);
+}
+
+inline F16 activate(Activation activation, F16 x) {
+    const F16 one = F16::set(1.0f), half = F16::set(0.5f);
+    switch (activation) {
+        case Activation::silu:
+            return x / (one + exponential(F16::set(0.0f) - x));
+        case Activation::gelu:
+            return half * x * (one + error_function(x * F16::set(0.70710678f)));
+        case Activation::gelu_tanh: {
+            // tanh(u) = 1 - 2 / (e^2u + 1), u = sqrt(2 / pi) (x + 0.044715 x^3)
+            const F16 inner = fma(F16::set(0.044715f) * x * x, x, x) * F16::set(1.59576912f);
+            return half * x * (one + (one - F16::set(2.0f) / (exponential(inner) + one)));
+        }
+        case Activation::none:
+            break;
+    }
+    return x;
+}
+
+void product(const ProductTask& task, int64_t first, int64_t last, int64_t begin, int64_t end) {
+    const LinearShape& shape = *task.shape;
+    const auto panel_values = shape.whole_columns ? integer_panel : block_panel;
+    alignas(64) float values[kTileRows * kPanelColumns];
+    alignas(64) float ups[kTileRows * kPanelColumns];
+    for (int64_t row = begin; row < end; row += kTileRows) {
+        const int64_t rows_end = least(end, row + kTileRows);
+        for (int64_t panel = first; panel < last; ++panel) {
+            panel_values(task, task.weight, panel, row, rows_end, values);
+            if (task.up.data != nullptr) panel_values(task, task.up, panel, row, rows_end, ups);
+            for (int vector = 0; vector < kVectorsOfPanel; ++vector) {
+                const int64_t column = panel * kPanelColumns + vector * 16, columns = shape.N - column;
+                if (columns <= 0) break;
+                const F16 bias = task.bias ? load_some(task.bias + column, columns) : F16::set(0.0f);
+                const F16 up_bias = task.up_bias ? load_some(task.up_bias + column, columns) : F16::set(0.0f);
+                for (int64_t each = row; each < rows_end; ++each) {
+                    const int64_t at = (each - row) * kPanelColumns + vector * 16;
+                    F16 value = F16::load(values + at);
+                    if (task.bias) value = value + bias;
+                    value = activate(task.activation, value);
+                    if (task.up.data != nullptr) {
+                        F16 up = F16::load(ups + at);
+                        if (task.up_bias) up = up + up_bias;
+                        value = value * up;
+                    }
+                    store_some(value, task.y + each * shape.N + column, columns);
+                }
+            }
+        }
+    }
+}
+
+// ---- what precedes one
+
+void prepare(const PrepareTask& task, int64_t begin, int64_t end, float* values) {
+    const LinearShape& shape = *task.shape;
+    const int64_t K = shape.K;
+    const int64_t run = shape.whole_columns ? shape.stride : shape.block;
+    for (int64_t row = begin; row < end; ++row) {
+        const float* x = task.x + row * K;
+        F16 squares[4] = {F16::set(0.0f), F16::set(0.0f), F16::set(0.0f), F16::set(0.0f)};
+        for (int64_t k = 0; k < shape.stride; k += 16) {
+            F16 value = F16::set(0.0f);
+            if (k < K) {
+                value = load_some(x + k, K - k);
+                if (task.delta) value = value + load_some(task.delta + row * K + k, K - k);
+                if (task.residual) store_some(value, task.residual + row * K + k, K - k);
+                F16& square = squares[k / 16 % 4];
+                square = fma(value, value, square);
+            }
+            value.store(values + k);
+        }
+        if (task.norm_weight) {
+            const float total = sum((squares[0] + squares[1]) + (squares[2] + squares[3]));
+            float inverse = 1.0f / std::sqrt(total / static_cast<float>(K) + task.epsilon);
+            if (!(total < INFINITY)) inverse = NAN;  // squares beyond float32 would pass for a row of zeros
+            for (int64_t k = 0; k < K; k += 16) {
+                const F16 value = F16::load(values + k) * F16::set(inverse);
+                (value * load_some(task.norm_weight + k, K - k)).store(values + k);
+            }
+        }
+        for (int64_t block = 0; block < shape.blocks; ++block) {
+            const float* from = values + block * run;
+            int8_t* codes = task.rows.codes + row * shape.stride + block * run;
+            float& scale = task.rows.scales[row * shape.blocks + block];
+            int32_t& total = task.rows.totals[row * shape.blocks + block];
+            // magnitudes compare as integers, infinities and NaNs above all numbers
+            I16 magnitudes = I16::set(0);
+            for (int64_t k = 0; k < run; k += 16) {
+                magnitudes = maximum(magnitudes, bits(F16::load(from + k)) & I16::set(INT32_MAX));
+            }
+            const int32_t most = largest(magnitudes);
+            if (most >= 0x7F800000) {
+                std::memset(codes, 0, static_cast<size_t>(run));
+                scale = NAN;
+                total = 0;
+                continue;
+            }
+            float magnitude;
+            std::memcpy(&magnitude, &most, sizeof magnitude);
+            scale = (magnitude > 1e-30f ? magnitude : 1e-30f) * (1.0f / 127.0f);
+            I16 totals = I16::set(0);
+            for (int64_t k = 0; k < run; k += 16) {
+                const I16 code = to_int(round_even(F16::load(from + k) / F16::set(scale)));
+                totals = totals + code;
+                code.narrow(codes + k);
+            }
+            total = sum(totals);
+        }
+        if (!shape.whole_columns) {
+            const int64_t used = shape.block * shape.blocks;
+            std::memset(task.rows.codes + row * shape.stride + used, 0, static_cast<size_t>(shape.stride - used));
+        }
+    }
+}
+
+}  // namespace
+
+namespace FATHOM_LEVEL {
+const LinearKernels kLinearKernels = {prepare, product};
+}
+
+}  // namespace fathom
