@@ -1,8 +1,8 @@
 """Peak memory and speed of exporting a decoder far larger than memory allows to hold.
 
 Writes a random Llama of 3.2 B parameters in bf16 (about 6.4 GB, in shards) into a temporary folder, exports it in a
-process of its own for each precision, and copies the files that it wrote, as the disk's own speed. Needs about 35 GB of
-disk for all, which are freed at the end.
+process of its own for each precision, and copies the files that it wrote, as the disk's own speed. fp8 is calibrated on
+text that the model writes, which runs it in float32. Needs about 35 GB of disk, which are freed at the end.
 
     python benchmarks/export_memory.py --folder /tmp --precisions fp32 int8
 
@@ -27,11 +27,12 @@ HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_DIM, INTERMEDIATE, VOCABULARY = 3072, 28, 
 SHARD_BYTES = 1 << 30
 MIB = 1 << 20
 SAMPLE_S = 0.02
+DIALECTS = {"fp32": "cpu", "int8": "cpu", "int4": "cpu", "fp16": "portable", "fp8": "portable"}
 
 EXPORT = """
 import sys, pathlib
 from fathom_export.decoder import build_decoder
-build_decoder(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), dialect="cpu", precision=sys.argv[3],
+build_decoder(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), dialect=sys.argv[4], precision=sys.argv[3],
               max_context=2048)
 """
 LOAD = """
@@ -174,7 +175,7 @@ def measure(source: Path, source_bytes: int, precision: str, folder: Path, *, lo
     destination.mkdir()
     copies.mkdir()
     began = time.perf_counter()
-    command = [sys.executable, "-c", EXPORT, str(source), str(destination), precision]
+    command = [sys.executable, "-c", EXPORT, str(source), str(destination), precision, DIALECTS[precision]]
     resident, anonymous = peak_memory(subprocess.Popen(command))
     files = sorted(destination.iterdir())
     for path in files:
@@ -198,8 +199,10 @@ def main() -> None:
     """Measure each precision that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=None, help="where the temporary folder goes")
-    parser.add_argument("--precisions", nargs="+", choices=("fp32", "int8"), default=["fp32", "int8"])
-    parser.add_argument("--load", nargs="*", choices=("fp32", "int8"), default=["int8"], help="load these and compute")
+    parser.add_argument("--precisions", nargs="+", choices=tuple(DIALECTS), default=list(DIALECTS))
+    parser.add_argument(
+        "--load", nargs="*", choices=("fp32", "int8", "int4"), default=["int8"], help="load these and compute"
+    )
     settings = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="export-memory-", dir=settings.folder) as temporary:
         folder = Path(temporary)

@@ -62,6 +62,8 @@ class Float32Graph:
         options.log_severity_level = 3
         options.add_session_config_entry("session.disable_quant_qdq", "1")
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # packed copies of the weights would take as much memory as the model has
+        options.add_session_config_entry("session.disable_prepacking", "1")
         self._session = ort.InferenceSession(str(folder / GRAPH_FILE), options, providers=["CPUExecutionProvider"])
         self._idle: dict[str, npt.NDArray[Any]] = {}
         for layer in self.layers:
