@@ -9,11 +9,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Final, cast
 
 from fathom_client._address import DEFAULT_URL
+from fathom_client._flags import add_answers, add_sampling, sampling_options
 from fathom_client._timeouts import Timeout
 from fathom_client.errors import FathomError, InvalidArgumentError, InvalidRequestError, ModelNotFoundError
 
 if TYPE_CHECKING:
-    from fathom_client._options import GenerateOptions
     from fathom_client._results import ModelInfo
     from fathom_client._sync import Client
 
@@ -54,11 +54,15 @@ def report(error: FathomError) -> int:
 
 
 def generate(client: "Client", options: argparse.Namespace) -> int:
-    """Stream the answer to a prompt, or print it whole as JSON."""
+    """Stream the answer to a prompt, or print several, or everything known of it as JSON."""
     prompt = _stdin() if options.prompt == "-" else options.prompt
-    sampling = _sampling(options)
+    sampling = sampling_options(options)
     if options.json:
         print(json.dumps(asdict(client.generate(options.model, prompt, **sampling)), ensure_ascii=False))
+        return 0
+    if (options.n or 1) > 1:
+        for choice in client.generate(options.model, prompt, **sampling).choices:
+            print(f"[{choice.index + 1}] {choice.text}")
         return 0
     with client.stream(options.model, prompt, **sampling) as stream:
         for chunk in stream:
@@ -71,7 +75,7 @@ def chat(client: "Client", options: argparse.Namespace) -> int:
     """Hold a conversation."""
     from fathom_client._conversation import Conversation
 
-    conversation = Conversation(client, options.model, _sampling(options), options.system)
+    conversation = Conversation(client, options.model, sampling_options(options), options.system)
     if not sys.stdin.isatty():
         for raw in sys.stdin.buffer:
             if not conversation.take(_utf8(raw), sys.stdout):
@@ -152,11 +156,6 @@ def _print_models(infos: "Sequence[ModelInfo]", *, with_reason: bool) -> None:
         print(f"{info.name:<{width}}  {info.version or '-':>3}  {info.state or 'NOT LOADED'}{reason}".rstrip())
 
 
-def _sampling(options: argparse.Namespace) -> "GenerateOptions":
-    names = ("max_tokens", "temperature", "top_k", "top_p", "seed", "repetition_penalty", "stop")
-    return cast("GenerateOptions", {name: getattr(options, name) for name in names})
-
-
 def _texts(given: list[str]) -> list[str]:
     return _stdin().removesuffix("\n").split("\n") if given == ["-"] else given
 
@@ -188,11 +187,12 @@ def _parser() -> argparse.ArgumentParser:
     added = command("generate", generate, "stream the answer to a prompt")
     added.add_argument("prompt", metavar="PROMPT", help="the text, or - for standard input")
     added.add_argument("--json", action="store_true", help="print the whole answer as one JSON object instead")
-    _add_sampling(added)
+    add_sampling(added)
+    add_answers(added)
 
     added = command("chat", chat, "hold a conversation, line by line")
     added.add_argument("--system", metavar="TEXT", help="instructions that come first in the conversation")
-    _add_sampling(added)
+    add_sampling(added)
 
     added = command("embed", embed, "print the embeddings of texts as JSON lines")
     added.add_argument("texts", metavar="TEXT", nargs="+", help="the texts, or - for the lines of standard input")
@@ -234,17 +234,6 @@ def _add_connection(parser: argparse.ArgumentParser, url: str, timeout_s: float 
 def _add_batching(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--truncate", action="store_true", help="cut texts that are too long instead of refusing them")
     parser.add_argument("--batch-size", type=int, metavar="N", help="rows in one request (default: the model's limit)")
-
-
-def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="chat", help="generating model (default: %(default)s)")
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="most tokens of the answer")
-    parser.add_argument("--temperature", type=float, metavar="T", help="0 is greedy")
-    parser.add_argument("--top-k", type=int, metavar="K", help="sample among the K likeliest tokens, 0 for all")
-    parser.add_argument("--top-p", type=float, metavar="P", help="sample among the likeliest tokens of mass P")
-    parser.add_argument("--seed", type=int, metavar="N", help="repeats a sampled answer")
-    parser.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1 repeats less")
-    parser.add_argument("--stop", action="append", metavar="TEXT", help="end the answer before this text; repeatable")
 
 
 if __name__ == "__main__":

@@ -100,7 +100,9 @@ def test_generate_as_json(cli: Cli, ordered: Ordered) -> None:
     answer = json.loads(cli("generate", "hello", "--json").stdout)
     assert (answer["text"], answer["finish_reason"], answer["num_output_tokens"]) == ("hello", "stop", 5)
     flags = (
-        "--max-tokens 9 --temperature 0.5 --top-k 4 --top-p 0.25 --seed 3 --repetition-penalty 1.5 --stop a --stop b"
+        "--max-tokens 9 --temperature 0.5 --top-k 4 --top-p 0.25 --seed 3 --repetition-penalty 1.5 --stop a --stop b "
+        "--min-tokens 2 --min-p 0.125 --presence-penalty 0.5 --frequency-penalty -0.5 --bad-word c --bad-word d "
+        "--priority -2 --choice yes --choice no -n 1 --best-of 2 --logprobs 1 --prompt-logprobs 0 --echo"
     )
     answer = json.loads(cli("generate", ordered("", echo=True), "--json", "--timeout", "7", *flags.split()).stdout)
     arrived = json.loads(answer["text"])
@@ -113,6 +115,45 @@ def test_generate_as_json(cli: Cli, ordered: Ordered) -> None:
     assert values["seed"] == [3]
     assert values["repetition_penalty"] == [1.5]
     assert values["stop_words"] == ["a", "b"]
+    assert values["min_tokens"] == [2]
+    assert values["min_p"] == [0.125]
+    assert values["presence_penalty"] == [0.5]
+    assert values["frequency_penalty"] == [-0.5]
+    assert values["bad_words"] == ["c", "d"]
+    assert values["priority"] == [-2]
+    assert values["exclude_input_in_output"] == [False]
+    assert json.loads(values["sampling_parameters"][0]) == {
+        "n": 1,
+        "best_of": 2,
+        "logprobs": 1,
+        "prompt_logprobs": 0,
+        "structured_outputs": {"choice": ["yes", "no"]},
+    }
+    assert [each["token_id"] for each in answer["choices"][0]["logprobs"]] == answer["token_ids"]
+
+
+def test_structures_come_from_flags_and_files(cli: Cli, ordered: Ordered, tmp_path: Path) -> None:
+    """A schema or a grammar stands on the command line or in a file; two structures are refused."""
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"const": "ö"}', encoding="utf-8")
+    given = {
+        "--json-schema": (f"@{schema}", {"json": '{"const": "ö"}'}),
+        "--grammar": ('start: "a"', {"grammar": 'start: "a"'}),
+        "--regex": ("a+", {"regex": "a+"}),
+    }
+    for flag, (value, sent) in given.items():
+        arrived = json.loads(cli("generate", ordered("", echo=True), flag, value).stdout)
+        parameters = json.loads(arrived["inputs"]["sampling_parameters"]["values"][0])
+        assert parameters == {"structured_outputs": sent}
+    assert "not allowed with" in cli("generate", "hello", "--regex", "a", "--json-object").stderr
+    missing = cli("generate", "hello", "--json-schema", f"@{tmp_path / 'none.json'}")
+    assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
+    assert "--json-schema names a file that cannot be read" in missing.stderr
+
+
+def test_several_answers_stand_behind_their_numbers(cli: Cli) -> None:
+    """``-n`` prints each answer on its own line."""
+    assert cli("generate", "hello", "-n", "2", "--temperature", "1").stdout == "[1] hello\n[2] 1:hello\n"
 
 
 def test_embed_prints_json_lines(cli: Cli, client: Client) -> None:
