@@ -5,8 +5,8 @@
     python benchmarks/step.py --model FOLDER         # a version's folder of a repository
 
 Every workload's step is computed again and again as the served runner does. The whole step is timed without ONNX
-Runtime's profiler, its parts with it; figures are those of the fastest step, for what others do on the machine only adds.
-``python`` is what the runner does besides the graph's own run.
+Runtime's profiler, its parts with it; figures are those of the fastest step, for whatever else the machine does only
+adds. ``python`` is what the runner does besides the graph's own run.
 """
 
 import argparse

@@ -6,6 +6,7 @@ import pytest
 
 from fathom_export.errors import SpecError
 from fathom_export.spec import EmbedSpec, GenerateSpec, read_bundle
+from fathom_export.spec.quantisation import Quantisation
 
 ROOT = Path(__file__).parents[2]
 MODEL = '[[models]]\nname = "chat"\nsource = "here"\ntask = "generate"\n'
@@ -34,6 +35,21 @@ def test_a_bundle_gives_typed_models_with_paths_relative_to_its_file(tmp_path: P
     )
 
 
+def test_a_profile_chooses_the_precision(tmp_path: Path) -> None:
+    """Latency is int4 in blocks of 128, throughput int8; what the profile leaves open may be said beside it."""
+    text = MODEL + 'profile = "latency"\nquantisation = { int4_method = "hqq" }\n'
+    text += MODEL.replace('"chat"', '"many"') + 'profile = "throughput"\nlimits = { kv_cache_dtype = "float16" }\n'
+    (tmp_path / "bundle.toml").write_text(text)
+    latency, throughput = read_bundle(tmp_path / "bundle.toml").models
+    assert isinstance(latency, GenerateSpec)
+    assert isinstance(throughput, GenerateSpec)
+    assert (latency.precision, latency.quantisation) == ("int4", Quantisation(block_size=128, int4_method="hqq"))
+    assert (throughput.precision, throughput.quantisation) == ("int8", Quantisation())
+    assert throughput.engine_limits(64).kv_cache_dtype == "float16"
+    with pytest.raises(SpecError, match="profile is 'latency', which means precision int4, not fp32"):
+        GenerateSpec("chat", "here", profile="latency")
+
+
 def test_the_demos_bundle_is_valid_and_its_sources_are_there() -> None:
     """The bundle at the root names the two LLMs of the examples and MiniLM."""
     bundle = read_bundle(ROOT / "bundle.toml")
@@ -53,6 +69,17 @@ def test_the_demos_bundle_is_valid_and_its_sources_are_there() -> None:
         (MODEL + 'dialect = "cuda"\n', ["models[0].dialect is 'cuda'", "cpu, portable"]),
         (MODEL.replace("generate", "embed") + 'dialect = "cpu"\n', ["models[0].dialect is not a known key"]),
         (MODEL + "limits = { max_bach = 3 }\n", ["models[0].limits.max_bach", "did you mean 'max_batch'"]),
+        (MODEL + 'profile = "fast"\n', ["models[0].profile is 'fast'", "latency, throughput"]),
+        (
+            MODEL + 'profile = "latency"\nprecision = "int8"\n',
+            ["models[0].precision is 'int8'", "means int4", "leave one"],
+        ),
+        (
+            MODEL + 'profile = "throughput"\ndialect = "portable"\n',
+            ["models[0].", "profile is 'throughput'", "profiles are of the cpu dialect"],
+        ),
+        (MODEL + 'limits = { kv_cache_dtype = "int4" }\n', ["models[0].limits.kv_cache_dtype is 'int4'", "int8"]),
+        (MODEL + "limits = { kv_cache_tokens = 8 }\n", ["limits.kv_cache_tokens is 8", "max_context"]),
         (MODEL + 'limits = { max_batch = "3" }\n', ["models[0].limits.max_batch is '3'", "whole number"]),
         (MODEL + "limits = { max_batch = true }\n", ["models[0].limits.max_batch is True", "whole number"]),
         (MODEL + "limits = { max_batch = 0 }\n", ["models[0].limits.max_batch is 0", "at least 1"]),

@@ -64,10 +64,10 @@ def _placed(spec: ModelSpec, folder: Path) -> ModelSpec:
     if spec.quality.evaluation_text:
         text = str(folder / spec.quality.evaluation_text)
         spec = replace(spec, quality=replace(spec.quality, evaluation_text=text))  # type: ignore[arg-type]  # same type
-    if not isinstance(spec, GenerateSpec) or not spec.quantisation.calibration_text:
-        return spec
-    text = str(folder / spec.quantisation.calibration_text)
-    return replace(spec, quantisation=replace(spec.quantisation, calibration_text=text))
+    if spec.quantisation.calibration_text:
+        text = str(folder / spec.quantisation.calibration_text)
+        spec = replace(spec, quantisation=replace(spec.quantisation, calibration_text=text))  # type: ignore[arg-type]
+    return spec
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

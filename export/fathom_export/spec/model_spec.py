@@ -14,7 +14,7 @@ from fathom_export.spec.key import Key
 from fathom_export.spec.limits import EncoderLimits
 from fathom_export.spec.profile import Profile, profile_fault
 from fathom_export.spec.quality import DecoderQuality, EncoderQuality
-from fathom_export.spec.quantisation import Quantisation
+from fathom_export.spec.quantisation import EncoderQuantisation, Quantisation
 from fathom_export.spec.serving import EncoderServing, Serving
 from fathom_export.spec.speculation import Speculation
 from fathom_server.engine.settings import Dialect, EngineLimits
@@ -47,10 +47,6 @@ class GenerateSpec:
     name: Name
     source: SourceName
     precision: PrecisionKey = "fp32"
-    profile: Annotated[
-        Profile | None,
-        Key("chooses the precision: latency (int4) for one request at a time, throughput (int8) for many"),
-    ] = None
     dialect: Annotated[Dialect, Key("operators of the graph: ONNX Runtime's own, or standard ones")] = DEFAULT_DIALECT
     limits: Annotated[Mapping[str, int | float | str], Key("what the engine takes on at once", table=EngineLimits)] = (
         field(default_factory=dict)
@@ -61,14 +57,18 @@ class GenerateSpec:
     )
     speculation: Annotated[Speculation, Key("how tokens are guessed ahead")] = field(default_factory=Speculation)
     quality: Annotated[DecoderQuality, Key("what its quality card must show")] = field(default_factory=DecoderQuality)
+    profile: Annotated[
+        Profile | None,
+        Key("chooses the precision: latency (int4) for one request at a time, throughput (int8) for many"),
+    ] = None
     task: Literal["generate"] = "generate"
 
     def __post_init__(self) -> None:
         _check_name(self.name)
-        _check_precision(self.task, self.dialect, self.precision)
         fault = None if self.profile is None else profile_fault(self.profile, self.precision, self.dialect)
         if fault is not None:
             raise SpecError(fault)
+        _check_precision(self.task, self.dialect, self.precision)
         self.quantisation.refuse_unused(self.precision, self.dialect)
         try:
             EngineLimits(**self.limits)  # type: ignore[arg-type]  # the reader has checked the types
@@ -91,6 +91,9 @@ class _EncoderSpec:
         default_factory=dict
     )
     serving: Annotated[EncoderServing, Key("how Triton runs it")] = field(default_factory=EncoderServing)
+    quantisation: Annotated[EncoderQuantisation, Key("how weights and activations are quantised")] = field(
+        default_factory=EncoderQuantisation
+    )
     quality: Annotated[EncoderQuality, Key("what its quality card must show")] = field(default_factory=EncoderQuality)
     task: Literal["embed", "rerank", "classify"] = "embed"
 
@@ -98,6 +101,7 @@ class _EncoderSpec:
         _check_name(self.name)
         task = next(name for name, kind in SPECS.items() if kind is type(self))
         _check_precision(task, ENCODER_TARGET, self.precision)
+        self.quantisation.refuse_unused(self.precision)
         limits = EncoderLimits(**self.limits)  # type: ignore[arg-type]
         for size in self.serving.preferred_batch_sizes:
             if size > limits.max_batch:
@@ -162,7 +166,7 @@ def spec_settings(spec: ModelSpec) -> dict[str, Any]:
     """
     settings: dict[str, Any] = json.loads(json.dumps({**asdict(spec), "limits": dict(spec.limits)}))
     del settings["serving"]["keep_versions"]
-    if isinstance(spec, GenerateSpec) and spec.quantisation.calibration_text:
+    if spec.quantisation.calibration_text:
         settings["quantisation"]["calibration_text"] = _text_settings(Path(spec.quantisation.calibration_text))
     if spec.quality.evaluation_text:
         settings["quality"]["evaluation_text"] = _text_settings(Path(spec.quality.evaluation_text))

@@ -40,8 +40,7 @@ class Quantisation:
             raise SpecError(
                 f"quantisation.block_size is {self.block_size}; valid values: {', '.join(map(str, BLOCK_SIZES))}"
             )
-        if self.fp8_skip_budget > 1:
-            raise SpecError(f"quantisation.fp8_skip_budget is {self.fp8_skip_budget}; it must be a share from 0 to 1")
+        _check_budget(self.fp8_skip_budget)
 
     def needs_calibration(self, precision: str) -> bool:
         """Whether activations must be looked at before the graph can be written."""
@@ -65,3 +64,39 @@ class Quantisation:
             if not applies and getattr(self, setting.name) != setting.default:
                 value = getattr(self, setting.name)
                 raise SpecError(f"quantisation.{setting.name} is {value!r}, but it goes with {condition}; leave it out")
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderQuantisation:
+    """How an encoder's weights and activations are quantised."""
+
+    calibration_text: Annotated[
+        str, Key("UTF-8 file of text like the model's use, a text a line; precision fp8 needs it")
+    ] = ""
+    calibration_method: Annotated[CalibrationMethod, Key("how the range of activations is found (fp8)")] = "max"
+    fp8_skip_budget: Annotated[
+        float, Key("share of the weights' bytes, at most 1, in layers that hurt most and stay in fp16", minimum=0)
+    ] = 0.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "quantisation")
+        _check_budget(self.fp8_skip_budget)
+
+    def refuse_unused(self, precision: str) -> None:
+        """Raise SpecError for a setting that has no effect beside this precision, or for text that it lacks."""
+        if precision == "fp8" and not self.calibration_text:
+            raise SpecError(
+                "precision fp8 of an encoder needs quantisation.calibration_text, a file of text like its use: an "
+                "encoder writes none of its own"
+            )
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            if precision != "fp8" and value != setting.default:
+                raise SpecError(
+                    f"quantisation.{setting.name} is {value!r}, but it goes with precision fp8; leave it out"
+                )
+
+
+def _check_budget(share: float) -> None:
+    if share > 1:
+        raise SpecError(f"quantisation.fp8_skip_budget is {share}; it must be a share from 0 to 1")
