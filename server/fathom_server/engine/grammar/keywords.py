@@ -5,8 +5,10 @@ from typing import Final
 TYPES: Final = ("null", "boolean", "integer", "number", "string", "array", "object")
 
 ANNOTATIONS: Final = frozenset(
-    "title description default examples example deprecated readOnly writeOnly discriminator".split()
-    + "$comment $schema $defs definitions".split()
+    (
+        *("title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly"),
+        *("discriminator", "$comment", "$schema", "$defs", "definitions"),
+    )
 )
 """Keywords that constrain nothing. ``discriminator`` is OpenAPI's hint beside a oneOf; ``$ref`` reads definitions."""
 
@@ -52,9 +54,10 @@ UNSUPPORTED: Final = {
 """Keywords with a meaning that no answer is held to, and what to do instead."""
 
 KEYWORDS: Final = frozenset(
-    "type enum const anyOf oneOf allOf $ref pattern format required properties patternProperties".split()
-    + "additionalProperties items prefixItems additionalItems".split()
-    + [*COUNTS, *NUMBERS]
+    (
+        *("type", "enum", "const", "anyOf", "oneOf", "allOf", "$ref", "pattern", "format", "required", "properties"),
+        *("patternProperties", "additionalProperties", "items", "prefixItems", "additionalItems", *COUNTS, *NUMBERS),
+    )
 )
 
 _YEAR: Final = "[12][0-9]{3}"
@@ -70,8 +73,8 @@ FORMAT_PATTERNS: Final = {
     "time": f"^{_TIME}$",
     "date-time": f"^{_DATE}T{_TIME}$",
 }
-"""Formats of RFC 3339 as patterns: days that exist, of the years 1000 to 2999, no leap seconds. The library's own know no
-leap years."""
+"""Formats of RFC 3339 as patterns: days that exist, of the years 1000 to 2999, no leap seconds. The library's
+own know no leap years."""
 
 LIBRARY_FORMATS: Final = ("duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid")
 FORMATS: Final = tuple(sorted((*FORMAT_PATTERNS, *LIBRARY_FORMATS)))

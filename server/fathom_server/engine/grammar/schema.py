@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 from urllib.parse import unquote
 
+from fathom_server.engine.grammar.disjoint import are_disjoint
 from fathom_server.engine.grammar.finite import without_endless_parts
 from fathom_server.engine.grammar.keywords import (
     ANNOTATIONS,
@@ -23,6 +24,7 @@ from fathom_server.engine.grammar.keywords import (
     TYPES,
     UNSUPPORTED,
 )
+from fathom_server.engine.grammar.numbers import EXACT_DIGITS, MAX_EXACT_INTEGER, close_bounds, is_exact
 from fathom_server.errors import InvalidRequestError
 
 MAX_SCHEMA_CHARACTERS: Final = 1 << 20
@@ -33,9 +35,6 @@ MAX_NESTING: Final = 200
 MAX_ENUM_VALUES: Final = 20_000
 MAX_PATTERN_CHARACTERS: Final = 4096
 MAX_OPTIONAL_PROPERTIES: Final = 256
-MAX_EXACT_INTEGER: Final = 2**53
-"""The library computes with 64-bit floats."""
-
 Schema = dict[str, Any] | bool
 
 
@@ -91,6 +90,7 @@ class _Reader:
         for keyword in read:
             self._read_keyword(keyword, schema, result, path, depth)
         _check_properties(result, path)
+        close_bounds(result)
         return result
 
     def _check_keywords(self, schema: dict[str, Any], path: str) -> None:
@@ -148,7 +148,7 @@ class _Reader:
             case "anyOf" | "allOf":
                 result.setdefault(keyword, []).extend(self._read_list(value, at, depth))
             case "oneOf":
-                result[keyword] = [self._read_alternative(one, f"{at}/{i}", depth) for i, one in _listed(value, at)]
+                self._read_one_of(value, result, at, depth)
             case "$ref":
                 result["$ref"] = self._read_reference(value, at, depth)
             case "items" | "prefixItems" | "additionalItems":
@@ -169,8 +169,16 @@ class _Reader:
                 _pattern(pattern, at)
         return {name: self.read(one, f"{at}/{_escaped(name)}", depth + 1) for name, one in value.items()}
 
+    def _read_one_of(self, value: Any, result: dict[str, Any], at: str, depth: int) -> None:
+        alternatives = [self._read_alternative(one, f"{at}/{index}", depth) for index, one in _listed(value, at)]
+        if not are_disjoint(alternatives, self.definitions):
+            _refuse(
+                at, "alternatives of a oneOf must not overlap: give each a required property of its own, or use anyOf"
+            )
+        result.setdefault("allOf", []).append({"anyOf": alternatives})
+
     def _read_alternative(self, schema: Any, at: str, depth: int) -> Schema:
-        """An alternative of oneOf; what it refers to is written in, for the library must see that no two overlap."""
+        """An alternative of oneOf; what it refers to is written in, so that overlaps are seen."""
         followed = 0
         while isinstance(schema, dict) and set(schema) - ANNOTATIONS == {"$ref"} and followed < MAX_NESTING:
             schema = self._resolve(schema["$ref"], f"{at}/$ref")
@@ -257,6 +265,8 @@ def _check_value(value: Any, at: str) -> None:
         return
     if isinstance(value, int | float):
         _check_number(value, at)
+        if not is_exact(value):
+            _refuse(at, f"{value} has more than {EXACT_DIGITS} digits or is beyond 2^53; use a string")
     elif isinstance(value, list):
         for one in value:
             _check_value(one, at)
@@ -268,8 +278,6 @@ def _check_value(value: Any, at: str) -> None:
 def _check_number(value: Any, at: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         _refuse(at, f"{_shown(value)} must be a number")
-    if isinstance(value, int) and abs(value) > MAX_EXACT_INTEGER:
-        _refuse(at, f"{value} is beyond 2^53, where numbers are no longer exact; use a string")
 
 
 def _read_number(keyword: str, schema: dict[str, Any], result: dict[str, Any], at: str) -> None:
@@ -283,8 +291,12 @@ def _read_number(keyword: str, schema: dict[str, Any], result: dict[str, Any], a
             result[keyword] = schema[bound]
         return
     _check_number(value, at)
+    if abs(value) > MAX_EXACT_INTEGER:
+        _refuse(at, f"{value} is beyond 2^53, where numbers are no longer exact")
     if keyword == "multipleOf" and value <= 0:
         _refuse(at, f"{value} must be above 0")
+    if keyword == "multipleOf" and not is_exact(value):
+        _refuse(at, f"{value} has more than {EXACT_DIGITS} digits")
     result[keyword] = value
 
 
