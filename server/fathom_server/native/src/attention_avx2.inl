@@ -115,7 +115,4 @@ inline I add_products(I sums, B unsigned_bytes, B signed_bytes) {
     return {add_products(sums.a, unsigned_bytes.a, signed_bytes.a), add_products(sums.b, unsigned_bytes.b, signed_bytes.b)};
 }
 inline F to_float(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
-inline void prefetch(const void* from, size_t bytes) {
-    const char* at = static_cast<const char*>(from);
-    for (size_t line = 0; line < bytes; line += 64) _mm_prefetch(at + line, _MM_HINT_T0);
-}
+inline void prefetch(const void* from) { _mm_prefetch(static_cast<const char*>(from), _MM_HINT_T0); }

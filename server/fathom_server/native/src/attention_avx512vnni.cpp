@@ -83,10 +83,7 @@ inline I add_products(I sums, B unsigned_bytes, B signed_bytes) {
     return {_mm512_dpbusd_epi32(sums.v, unsigned_bytes.v, signed_bytes.v)};
 }
 inline F to_float(I x) { return {_mm512_cvtepi32_ps(x.v)}; }
-inline void prefetch(const void* from, size_t bytes) {
-    const char* at = static_cast<const char*>(from);
-    for (size_t line = 0; line < bytes; line += 64) _mm_prefetch(at + line, _MM_HINT_T0);
-}
+inline void prefetch(const void* from) { _mm_prefetch(static_cast<const char*>(from), _MM_HINT_T0); }
 
 #include "attention_kernels.inl"
 

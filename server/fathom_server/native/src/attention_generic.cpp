@@ -196,7 +196,7 @@ inline F to_float(I x) {
     EACH r.v[i] = static_cast<float>(x.v[i]);
     return r;
 }
-inline void prefetch(const void*, size_t) {}
+inline void prefetch(const void*) {}
 
 #include "attention_kernels.inl"
 

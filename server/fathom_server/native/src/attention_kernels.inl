@@ -123,16 +123,18 @@ inline void write_token(const AttentionShape& shape, const Granule& granule, int
     }
 }
 
-void write(const AttentionShape& shape, const AttentionStep& step, int64_t row, int kv_head, int first, int tokens) {
+void write(const AttentionShape& shape, const AttentionStep& step, const AttentionTile& tile) {
     alignas(64) float key[kLargestHeadDim];
     const int dim = shape.head_dim;
-    for (int token = first; token < first + tokens; ++token) {
-        const int position = step.past_lengths[row] + token;
-        const float* from = step.qkv + static_cast<int64_t>(step.row_starts[row] + token) * shape.qkv_width() +
-                            (shape.heads + kv_head) * dim;
-        prepare(shape, step, from, step.k_norm, position, key);
-        const Granule granule = granule_at(shape, step, row, kv_head, position / kGranuleTokens);
-        write_token(shape, granule, position % kGranuleTokens, key, from + shape.kv_heads * dim);
+    for (int token = tile.first; token < tile.first + tile.tokens; ++token) {
+        const int position = step.past_lengths[tile.row] + token;
+        const float* keys = step.qkv + static_cast<int64_t>(step.row_starts[tile.row] + token) * shape.qkv_width() +
+                            shape.heads * dim;
+        for (int head = tile.kv_head; head < tile.kv_head + tile.kv_heads; ++head) {
+            prepare(shape, step, keys + head * dim, step.k_norm, position, key);
+            const Granule granule = granule_at(shape, step, tile.row, head, position / kGranuleTokens);
+            write_token(shape, granule, position % kGranuleTokens, key, keys + (shape.kv_heads + head) * dim);
+        }
     }
 }
 
@@ -141,13 +143,16 @@ void write(const AttentionShape& shape, const AttentionStep& step, int64_t row, 
 // Scores of Q queries against 16 V keys from lane `lane` of a granule; `queries` and `scores` go on by query.
 template <int Q, int V>
 inline void int8_scores(const int8_t* queries, const int32_t* offsets, int dim, const Granule& granule, int lane,
-                        float* scores) {
+                        ptrdiff_t ahead, float* scores) {
     I sums[Q][V];
     UNROLL for (int q = 0; q < Q; ++q) UNROLL for (int v = 0; v < V; ++v) sums[q][v] = set1(offsets[q]);
     const uint8_t* keys = granule.keys + lane * 4;
     for (int d = 0; d < dim; d += 4) {
         B codes[V];
         UNROLL for (int v = 0; v < V; ++v) codes[v] = load_bytes(keys + d * kGranuleTokens + v * 64);
+        if (ahead) {
+            UNROLL for (int v = 0; v < V; ++v) prefetch(keys + ahead + d * kGranuleTokens + v * 64);
+        }
         UNROLL for (int q = 0; q < Q; ++q) {
             const B query = broadcast_bytes(queries + q * dim + d);
             UNROLL for (int v = 0; v < V; ++v) sums[q][v] = add_products(sums[q][v], codes[v], query);
@@ -155,6 +160,10 @@ inline void int8_scores(const int8_t* queries, const int32_t* offsets, int dim, 
     }
     UNROLL for (int v = 0; v < V; ++v) {
         const F scale = load(granule.key_scales + lane + v * 16);
+        if (ahead) {
+            prefetch(reinterpret_cast<const uint8_t*>(granule.key_scales + lane + v * 16) + ahead);
+            prefetch(reinterpret_cast<const uint8_t*>(granule.value_scales + lane + v * 16) + ahead);
+        }
         UNROLL for (int q = 0; q < Q; ++q) {
             store(scores + q * kGranuleTokens + lane + v * 16, to_float(sums[q][v]) * scale);
         }
@@ -162,12 +171,17 @@ inline void int8_scores(const int8_t* queries, const int32_t* offsets, int dim, 
 }
 
 template <typename T, int Q, int V>
-inline void float_scores(const float* queries, int dim, const T* keys, int lane, float* scores) {
+inline void float_scores(const float* queries, int dim, const T* keys, int lane, ptrdiff_t ahead, float* scores) {
     F sums[Q][V];
     UNROLL for (int q = 0; q < Q; ++q) UNROLL for (int v = 0; v < V; ++v) sums[q][v] = set1(0.0f);
     for (int d = 0; d < dim; ++d) {
         F key[V];
         UNROLL for (int v = 0; v < V; ++v) key[v] = load(keys + d * kGranuleTokens + lane + v * 16);
+        if (ahead) {
+            UNROLL for (int v = 0; v < V; v += 64 / (16 * static_cast<int>(sizeof(T)))) {
+                prefetch(reinterpret_cast<const uint8_t*>(keys + d * kGranuleTokens + lane + v * 16) + ahead);
+            }
+        }
         UNROLL for (int q = 0; q < Q; ++q) {
             const F query = set1(queries[q * dim + d]);
             UNROLL for (int v = 0; v < V; ++v) sums[q][v] = fma(query, key[v], sums[q][v]);
@@ -182,12 +196,15 @@ inline void float_scores(const float* queries, int dim, const T* keys, int lane,
 // dimensions from `values` and `sums` on.
 template <int Q, int N>
 inline void int8_values(const uint8_t* weights, const float* decay, const float* scale, const int8_t* values, int dim,
-                        float* sums) {
+                        ptrdiff_t ahead, float* sums) {
     I products[Q][N];
     UNROLL for (int q = 0; q < Q; ++q) UNROLL for (int n = 0; n < N; ++n) products[q][n] = set1(0);
     for (int token = 0; token < kGranuleTokens; token += 4) {
         B codes[N];
         UNROLL for (int n = 0; n < N; ++n) codes[n] = load_bytes(values + token * dim + n * 64);
+        if (ahead) {
+            UNROLL for (int n = 0; n < N; ++n) prefetch(values + ahead + token * dim + n * 64);
+        }
         UNROLL for (int q = 0; q < Q; ++q) {
             const B weight = broadcast_bytes(weights + q * kGranuleTokens + token);
             UNROLL for (int n = 0; n < N; ++n) products[q][n] = add_products(products[q][n], weight, codes[n]);
@@ -201,7 +218,7 @@ inline void int8_values(const uint8_t* weights, const float* decay, const float*
 
 template <typename T, int Q, int N>
 inline void float_values(const float* weights, const float* decay, const T* values, int first, int end, int dim,
-                         float* sums) {
+                         ptrdiff_t ahead, float* sums) {
     F products[Q][N];
     UNROLL for (int q = 0; q < Q; ++q) UNROLL for (int n = 0; n < N; ++n) {
         products[q][n] = load(sums + q * dim + n * 16) * set1(decay[q]);
@@ -209,6 +226,11 @@ inline void float_values(const float* weights, const float* decay, const T* valu
     for (int token = first; token < end; ++token) {
         F value[N];
         UNROLL for (int n = 0; n < N; ++n) value[n] = load(values + token * dim + n * 16);
+        if (ahead) {
+            UNROLL for (int n = 0; n < N; n += 64 / (16 * static_cast<int>(sizeof(T)))) {
+                prefetch(reinterpret_cast<const uint8_t*>(values + token * dim + n * 16) + ahead);
+            }
+        }
         UNROLL for (int q = 0; q < Q; ++q) {
             const F weight = set1(weights[q * kGranuleTokens + token]);
             UNROLL for (int n = 0; n < N; ++n) products[q][n] = fma(weight, value[n], products[q][n]);
@@ -382,42 +404,53 @@ struct Scratch {
 
 size_t scratch_bytes(const AttentionShape& shape, int query_heads) { return Scratch(shape, query_heads, nullptr).bytes; }
 
+// Which query head a tile's index means.
+struct QueryHead {
+    int64_t token;  // row of qkv
+    int head;
+    int position;
+
+    QueryHead(const AttentionShape& shape, const AttentionStep& step, const AttentionTile& tile, int index) {
+        const int each = tile.tokens * shape.group, of_row = tile.first + index % each / shape.group;
+        token = step.row_starts[tile.row] + of_row;
+        head = (tile.kv_head + index / each) * shape.group + index % shape.group;
+        position = step.past_lengths[tile.row] + of_row;
+    }
+};
+
 inline void prepare_queries(const AttentionShape& shape, const AttentionStep& step, const AttentionTile& tile,
                             const Scratch& scratch) {
     alignas(64) float query[kLargestHeadDim];
     const int dim = shape.head_dim;
     const float scale = shape.softcap > 0 ? shape.scale : shape.scale * kLog2e;
-    int q = 0;
-    for (int token = tile.first; token < tile.first + tile.tokens; ++token) {
-        const float* from = step.qkv + static_cast<int64_t>(step.row_starts[tile.row] + token) * shape.qkv_width() +
-                            static_cast<int64_t>(tile.kv_head) * shape.group * dim;
-        for (int head = 0; head < shape.group; ++head, ++q) {
-            prepare(shape, step, from + head * dim, step.q_norm, step.past_lengths[tile.row] + token, query);
-            if (shape.kv_type == KvType::int8) {
-                int8_t* codes = scratch.codes + q * dim;
-                scratch.scales[q] = quantise(query, dim, codes) * scale;
-                int32_t total = 0;
-                for (int d = 0; d < dim; ++d) total += codes[d];
-                scratch.offsets[q] = -128 * total;
-            } else {
-                for (int d = 0; d < dim; d += 16) store(scratch.queries + q * dim + d, load(query + d) * set1(scale));
-            }
+    const int count = tile.query_heads(shape);
+    for (int q = 0; q < count; ++q) {
+        const QueryHead at(shape, step, tile, q);
+        prepare(shape, step, step.qkv + at.token * shape.qkv_width() + at.head * dim, step.q_norm, at.position, query);
+        if (shape.kv_type == KvType::int8) {
+            int8_t* codes = scratch.codes + q * dim;
+            scratch.scales[q] = quantise(query, dim, codes) * scale;
+            int32_t total = 0;
+            for (int d = 0; d < dim; ++d) total += codes[d];
+            scratch.offsets[q] = -128 * total;
+        } else {
+            for (int d = 0; d < dim; d += 16) store(scratch.queries + q * dim + d, load(query + d) * set1(scale));
         }
     }
 }
 
 template <typename T>
-inline void float_granule(int dim, const T* keys, const float* queries, int count, Weights& w) {
+inline void float_granule(int dim, const T* keys, const float* queries, int count, ptrdiff_t ahead, Weights& w) {
     for (int lane = 0; lane < kGranuleTokens; lane += Tiles::key_vectors * 16) {
         in_pieces<Tiles::queries>(count, [&](auto n, int q) {
-            float_scores<T, decltype(n)::value, Tiles::key_vectors>(queries + q * dim, dim, keys, lane,
+            float_scores<T, decltype(n)::value, Tiles::key_vectors>(queries + q * dim, dim, keys, lane, q ? 0 : ahead,
                                                                    w.scores + q * kGranuleTokens);
         });
     }
 }
 
 template <typename T>
-inline void float_sums(int dim, const T* values, int count, const Weights& w, float* sums) {
+inline void float_sums(int dim, const T* values, int count, const Weights& w, ptrdiff_t ahead, float* sums) {
     // Queries that see the same keys go together; a hidden key is not read at all.
     for (int q = 0, end = 0; q < count; q = end) {
         const Seen seen = w.seen[q];
@@ -427,7 +460,7 @@ inline void float_sums(int dim, const T* values, int count, const Weights& w, fl
             in_pieces<Tiles::value_queries>(end - q, [&](auto piece, int offset) {
                 float_values<T, decltype(piece)::value, decltype(vectors)::value>(
                     w.scores + (q + offset) * kGranuleTokens, w.decay + q + offset, values + n * 16, seen.first,
-                    seen.end, dim, sums + (q + offset) * dim + n * 16);
+                    seen.end, dim, q + offset ? 0 : ahead, sums + (q + offset) * dim + n * 16);
             });
         });
     }
@@ -435,7 +468,7 @@ inline void float_sums(int dim, const T* values, int count, const Weights& w, fl
 
 // `count` queries from query `q` of the tile on, against one granule.
 inline void attend_granule(const AttentionShape& shape, const Granule& granule, const Scratch& scratch,
-                           const States& states, int q, int count, bool widened, Weights& w) {
+                           const States& states, int q, int count, bool widened, ptrdiff_t ahead, Weights& w) {
     const int dim = shape.head_dim;
     float* sums = states.sums + q * dim;
     if (shape.kv_type == KvType::int8) {
@@ -443,7 +476,7 @@ inline void attend_granule(const AttentionShape& shape, const Granule& granule, 
             in_pieces<Tiles::queries>(count, [&](auto n, int at) {
                 int8_scores<decltype(n)::value, Tiles::key_vectors>(scratch.codes + (q + at) * dim,
                                                                     scratch.offsets + q + at, dim, granule, lane,
-                                                                    w.scores + at * kGranuleTokens);
+                                                                    at ? 0 : ahead, w.scores + at * kGranuleTokens);
             });
         }
         weigh(shape, count, scratch.scales + q, granule.value_scales, states.largest + q, states.lanes + q * 16, w);
@@ -451,7 +484,8 @@ inline void attend_granule(const AttentionShape& shape, const Granule& granule, 
             in_pieces<Tiles::value_queries>(count, [&](auto piece, int at) {
                 int8_values<decltype(piece)::value, decltype(vectors)::value>(
                     w.codes + at * kGranuleTokens, w.decay + at, w.scale + at,
-                    reinterpret_cast<const int8_t*>(granule.values) + n * 64, dim, sums + at * dim + n * 16);
+                    reinterpret_cast<const int8_t*>(granule.values) + n * 64, dim, at ? 0 : ahead,
+                    sums + at * dim + n * 16);
             });
         });
         return;
@@ -461,33 +495,24 @@ inline void attend_granule(const AttentionShape& shape, const Granule& granule, 
     const float* keys = widened ? scratch.widened : reinterpret_cast<const float*>(granule.keys);
     const float* values = widened ? scratch.widened + kGranuleTokens * dim : reinterpret_cast<float*>(granule.values);
     if (narrow) {
-        float_granule(dim, reinterpret_cast<const uint16_t*>(granule.keys), queries, count, w);
+        float_granule(dim, reinterpret_cast<const uint16_t*>(granule.keys), queries, count, ahead, w);
     } else {
-        float_granule(dim, keys, queries, count, w);
+        float_granule(dim, keys, queries, count, ahead, w);
     }
     weigh(shape, count, nullptr, nullptr, states.largest + q, states.lanes + q * 16, w);
     if (narrow) {
-        float_sums(dim, reinterpret_cast<const uint16_t*>(granule.values), count, w, sums);
+        float_sums(dim, reinterpret_cast<const uint16_t*>(granule.values), count, w, ahead, sums);
     } else {
-        float_sums(dim, values, count, w, sums);
+        float_sums(dim, values, count, w, ahead, sums);
     }
-}
-
-// Whether a query at `position` sees a key of this part, and whether it is the first part that it sees.
-inline bool sees_part(const AttentionShape& shape, int position, int part) {
-    return part <= position / kPartTokens && part >= shape.first_seen(position) / kPartTokens;
-}
-
-inline bool is_first_part(const AttentionShape& shape, int position, int part) {
-    return part == shape.first_seen(position) / kPartTokens;
 }
 
 inline void finish(const AttentionShape& shape, const AttentionStep& step, const AttentionTile& tile,
                    const States& states) {
-    const int dim = shape.head_dim;
-    for (int q = 0; q < tile.tokens * shape.group; ++q) {
-        const int64_t token = step.row_starts[tile.row] + tile.first + q / shape.group;
-        float* to = step.context + (token * shape.heads + tile.kv_head * shape.group + q % shape.group) * dim;
+    const int dim = shape.head_dim, count = tile.query_heads(shape);
+    for (int q = 0; q < count; ++q) {
+        const QueryHead at(shape, step, tile, q);
+        float* to = step.context + (at.token * shape.heads + at.head) * dim;
         const F inverse = set1(1.0f / sum(load(states.lanes + q * 16)));
         for (int d = 0; d < dim; d += 16) store(to + d, load(states.sums + q * dim + d) * inverse);
     }
@@ -495,75 +520,79 @@ inline void finish(const AttentionShape& shape, const AttentionStep& step, const
 
 inline void attend_part(const AttentionShape& shape, const AttentionStep& step, const AttentionTile& tile, int part,
                         const Scratch& scratch, const States& states) {
-    const int count = tile.tokens * shape.group, dim = shape.head_dim;
-    const int base = step.past_lengths[tile.row] + tile.first;  // the first query's position
+    const int each = tile.tokens * shape.group;                     // query heads of a kv head
+    const int base = step.past_lengths[tile.row] + tile.first;      // the first query's position
     const int last = (base + tile.tokens - 1) / kGranuleTokens;
-    int granule = shape.first_seen(base) / kGranuleTokens;
-    if (granule < part * kPartGranules) granule = part * kPartGranules;
+    const int seen = shape.first_seen(base) / kGranuleTokens;
+    const int first = seen > part * kPartGranules ? seen : part * kPartGranules;
     const int end = last < (part + 1) * kPartGranules ? last + 1 : (part + 1) * kPartGranules;
-    const bool widened = shape.kv_type == KvType::float16 && count > Tiles::widen_beyond;
-    reset(states, count, dim);
+    const bool widened = shape.kv_type == KvType::float16 && each > Tiles::widen_beyond;
+    reset(states, each * tile.kv_heads, shape.head_dim);
     Weights w;
-    for (; granule < end; ++granule) {
-        const Granule here = granule_at(shape, step, tile.row, tile.kv_head, granule);
-        if (granule + 1 < end) {
-            prefetch(granule_at(shape, step, tile.row, tile.kv_head, granule + 1).keys, shape.granule_bytes);
-        }
-        if (widened) {
-            const uint16_t* halves = reinterpret_cast<const uint16_t*>(here.keys);
-            for (int i = 0; i < 2 * kGranuleTokens * dim; i += 16) store(scratch.widened + i, load(halves + i));
-        }
-        const int key = granule * kGranuleTokens;  // position of the granule's first
-        for (int q = 0; q < count; q += Tiles::queries) {
-            const int piece = count - q < Tiles::queries ? count - q : Tiles::queries;
-            bool any = false;
-            for (int i = 0; i < piece; ++i) {
-                const int position = base + (q + i) / shape.group;
-                const int first = shape.first_seen(position) - key, until = position + 1 - key;
-                w.seen[i] = {first > 0 ? first : 0, until < kGranuleTokens ? until : kGranuleTokens};
-                any = any || !w.seen[i].none();
+    for (int granule = first; granule < end; ++granule) {
+        const int key = granule * kGranuleTokens;  // the first's position
+        for (int head = 0; head < tile.kv_heads; ++head) {
+            const Granule here = granule_at(shape, step, tile.row, tile.kv_head + head, granule);
+            ptrdiff_t ahead = 0;  // to what comes next
+            if (head + 1 < tile.kv_heads) {
+                ahead = static_cast<ptrdiff_t>(shape.head_bytes);
+            } else if (granule + 1 < end) {
+                ahead = granule_at(shape, step, tile.row, tile.kv_head, granule + 1).keys - here.keys;
             }
-            if (any) attend_granule(shape, here, scratch, states, q, piece, widened, w);
+            if (widened) {
+                const uint16_t* halves = reinterpret_cast<const uint16_t*>(here.keys);
+                const int numbers = 2 * kGranuleTokens * shape.head_dim;
+                for (int i = 0; i < numbers; i += 16) store(scratch.widened + i, load(halves + i));
+            }
+            for (int q = 0; q < each; q += Tiles::queries) {
+                const int piece = each - q < Tiles::queries ? each - q : Tiles::queries;
+                bool any = false;
+                for (int i = 0; i < piece; ++i) {
+                    const int position = base + (q + i) / shape.group;
+                    const int from = shape.first_seen(position) - key, until = position + 1 - key;
+                    w.seen[i] = {from > 0 ? from : 0, until < kGranuleTokens ? until : kGranuleTokens};
+                    any = any || !w.seen[i].none();
+                }
+                if (any) attend_granule(shape, here, scratch, states, head * each + q, piece, widened, q ? 0 : ahead, w);
+            }
         }
     }
 }
 
+// Adds a tile's states of one part to its total, for the queries that see any of its keys.
+inline void join_part(const AttentionShape& shape, const AttentionStep& step, const AttentionTile& tile, int part,
+                      const States& states, const States& total) {
+    const int count = tile.query_heads(shape);
+    for (int q = 0; q < count; ++q) {
+        const int position = QueryHead(shape, step, tile, q).position;
+        const int first = shape.first_seen(position) / kPartTokens;
+        if (first <= part && part <= position / kPartTokens) join(total, states, q, shape.head_dim, part == first);
+    }
+}
+
 void attend(const AttentionShape& shape, const AttentionStep& step, const AttentionTile& tile, void* memory) {
-    const int count = tile.tokens * shape.group;
+    const int count = tile.query_heads(shape);
     const Scratch scratch(shape, count, memory);
-    if (tile.writes) write(shape, step, tile.row, tile.kv_head, tile.first, tile.tokens);
+    if (tile.writes) write(shape, step, tile);
     prepare_queries(shape, step, tile, scratch);
-    const int base = step.past_lengths[tile.row] + tile.first;
     for (int part = tile.first_part; part < tile.first_part + tile.parts; ++part) {
         if (tile.states) {
-            float* memory_of_part = tile.states + (part - tile.first_part) * state_floats(shape, count);
-            attend_part(shape, step, tile, part, scratch, states_at(memory_of_part, count));
-            continue;
-        }
-        attend_part(shape, step, tile, part, scratch, scratch.part);
-        if (tile.parts == 1) continue;
-        for (int q = 0; q < count; ++q) {
-            const int position = base + q / shape.group;
-            if (sees_part(shape, position, part)) {
-                join(scratch.total, scratch.part, q, shape.head_dim, is_first_part(shape, position, part));
-            }
+            float* of_part = tile.states + (part - tile.first_part) * state_floats(shape, count);
+            attend_part(shape, step, tile, part, scratch, states_at(of_part, count));
+        } else {
+            attend_part(shape, step, tile, part, scratch, scratch.part);
+            if (tile.parts > 1) join_part(shape, step, tile, part, scratch.part, scratch.total);
         }
     }
     if (!tile.states) finish(shape, step, tile, tile.parts == 1 ? scratch.part : scratch.total);
 }
 
 void merge(const AttentionShape& shape, const AttentionStep& step, const AttentionTile& tile, void* memory) {
-    const int count = tile.tokens * shape.group;
+    const int count = tile.query_heads(shape);
     const Scratch scratch(shape, count, memory);
     for (int part = 0; part < tile.parts; ++part) {
         const States states = states_at(tile.states + part * state_floats(shape, count), count);
-        for (int q = 0; q < count; ++q) {
-            const int position = step.past_lengths[tile.row] + tile.first + q / shape.group;
-            if (sees_part(shape, position, tile.first_part + part)) {
-                const bool first = is_first_part(shape, position, tile.first_part + part);
-                join(scratch.total, states, q, shape.head_dim, first);
-            }
-        }
+        join_part(shape, step, tile, tile.first_part + part, states, scratch.total);
     }
     finish(shape, step, tile, scratch.total);
 }

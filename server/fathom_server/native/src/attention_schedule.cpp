@@ -29,7 +29,7 @@ struct Item {
 struct SharedTile {
     AttentionTile whole;
     size_t states_at = 0;
-    std::atomic<int> left{0};
+    int ranges = 0;
 };
 
 // Memory of a thread, kept for the next step.
@@ -56,14 +56,12 @@ class ThreadScratch {
     size_t size_ = 0;
 };
 
-int tile_tokens(const AttentionShape& shape) { return std::max(1, kTileQueries / shape.group); }
-
 int64_t cost_of(const AttentionShape& shape, const AttentionStep& step, const AttentionTile& tile) {
     const int base = step.past_lengths[tile.row] + tile.first;
     const int first = std::max(shape.first_seen(base) / kGranuleTokens, tile.first_part * kPartGranules);
     const int end = std::min((base + tile.tokens - 1) / kGranuleTokens + 1,
                              (tile.first_part + tile.parts) * kPartGranules);
-    return (end - first) * (kLoadCost + static_cast<int64_t>(tile.tokens) * shape.group);
+    return (end - first) * tile.kv_heads * (kLoadCost + static_cast<int64_t>(tile.tokens) * shape.group);
 }
 
 struct Plan {
@@ -73,64 +71,72 @@ struct Plan {
     size_t states = 0;  // floats
 };
 
+// The tile of tokens first ... of a row, all kv heads, all keys.
+AttentionTile tile_of(const AttentionShape& shape, const AttentionStep& step, int64_t row, int first, int tokens) {
+    AttentionTile tile;
+    tile.row = row;
+    tile.kv_heads = shape.kv_heads;
+    tile.first = first;
+    tile.tokens = tokens;
+    const int base = step.past_lengths[row] + first;
+    tile.first_part = shape.first_seen(base) / kPartTokens;
+    tile.parts = (base + tokens - 1) / kPartTokens - tile.first_part + 1;
+    return tile;
+}
+
+// Adds a tile to the plan, in ranges of keys where it alone would keep the others waiting.
+void add(const AttentionShape& shape, const AttentionStep& step, const AttentionTile& whole, int64_t limit, Plan& plan) {
+    const int64_t cost = cost_of(shape, step, whole);
+    const int64_t ranges = std::min<int64_t>(whole.parts, cost / std::max<int64_t>(limit, 1) + 1);
+    if (ranges == 1) {
+        plan.items.push_back({whole, cost, -1});
+        return;
+    }
+    const int shared = static_cast<int>(plan.shared.size());
+    plan.shared.push_back({whole, plan.states, static_cast<int>(ranges)});
+    plan.states += whole.parts * state_floats(shape, whole.query_heads(shape));
+    AttentionTile range = whole;
+    for (int64_t index = 0; index < ranges; ++index) {
+        const int end = whole.first_part + static_cast<int>(whole.parts * (index + 1) / ranges);
+        range.parts = end - range.first_part;
+        // The last range stores the new keys, if no other reads them.
+        const bool last = index + 1 == ranges;
+        range.writes = whole.writes && last && (step.past_lengths[whole.row] + whole.first) / kPartTokens >= range.first_part;
+        if (whole.writes && last && !range.writes) plan.writes.push_back(whole);
+        plan.items.push_back({range, cost_of(shape, step, range), shared});
+        range.first_part = end;
+    }
+}
+
 Plan plan_of(const AttentionShape& shape, const AttentionStep& step) {
     Plan plan;
-    const int largest = tile_tokens(shape);
+    const int largest = std::max(1, kTileQueries / shape.group);
+    std::vector<AttentionTile> tiles;
     int64_t total = 0;
     for (int64_t row = 0; row < step.rows; ++row) {
-        const int past = step.past_lengths[row], count = step.row_starts[row + 1] - step.row_starts[row];
-        for (int head = 0; head < shape.kv_heads && count > 0; ++head) {
-            for (int first = 0; count > largest && first < count; first += kWriteTokens) {
-                plan.writes.push_back({row, head, first, std::min(kWriteTokens, count - first)});
-            }
-            for (int first = 0; first < count; first += largest) {
-                Item item;
-                item.tile = {row, head, first, std::min(largest, count - first)};
-                const int last = past + first + item.tile.tokens - 1;
-                item.tile.first_part = shape.first_seen(past + first) / kPartTokens;
-                item.tile.parts = last / kPartTokens - item.tile.first_part + 1;
-                item.tile.writes = count <= largest;
-                item.cost = cost_of(shape, step, item.tile);
-                total += item.cost;
-                plan.items.push_back(item);
-            }
+        const int count = step.row_starts[row + 1] - step.row_starts[row];
+        for (int first = 0; first < count; first += largest) {
+            tiles.push_back(tile_of(shape, step, row, first, std::min(largest, count - first)));
+            total += cost_of(shape, step, tiles.back());
         }
+        for (int first = 0; count > largest && first < count; first += kWriteTokens) {
+            plan.writes.push_back(tile_of(shape, step, row, first, std::min(kWriteTokens, count - first)));
+        }
+        if (count > 0 && count <= largest) tiles.back().writes = true;
     }
-    // A long sequence is shared where it would keep the others waiting.
-    static const int64_t pieces = std::max<int64_t>(8, 2 * static_cast<int64_t>(std::thread::hardware_concurrency()));
+    // A few tokens read all kv heads of a block in one sweep, which memory likes best; many share each one's loads.
+    static const int64_t pieces = 8 * std::max<int64_t>(2, std::thread::hardware_concurrency());
     const int64_t limit = total / pieces;
-    std::vector<size_t> heavy;
-    for (size_t at = 0; at < plan.items.size(); ++at) {
-        if (plan.items[at].cost > limit && plan.items[at].tile.parts > 1) heavy.push_back(at);
-    }
-    plan.shared = std::vector<SharedTile>(heavy.size());
-    for (size_t index = 0; index < heavy.size(); ++index) {
-        const AttentionTile whole = plan.items[heavy[index]].tile;
-        SharedTile& shared = plan.shared[index];
-        shared.whole = whole;
-        shared.states_at = plan.states;
-        plan.states += whole.parts * state_floats(shape, whole.tokens * shape.group);
-        const int past = step.past_lengths[whole.row];
-        const int64_t ranges = std::min<int64_t>(whole.parts, plan.items[heavy[index]].cost / std::max<int64_t>(limit, 1) + 1);
-        int first = whole.first_part;
-        for (int64_t range = 0; range < ranges; ++range) {
-            Item item = plan.items[heavy[index]];
-            const int end = whole.first_part + static_cast<int>(whole.parts * (range + 1) / ranges);
-            item.tile.first_part = first;
-            item.tile.parts = end - first;
-            // The last range stores the new keys, if no other reads them.
-            item.tile.writes = whole.writes && range + 1 == ranges && (past + whole.first) / kPartTokens >= first;
-            if (whole.writes && range + 1 == ranges && !item.tile.writes) plan.writes.push_back(whole);
-            item.shared = static_cast<int>(index);
-            item.cost = cost_of(shape, step, item.tile);
-            first = end;
-            if (range == 0) {
-                plan.items[heavy[index]] = item;
-            } else {
-                plan.items.push_back(item);
-            }
+    for (const AttentionTile& whole : tiles) {
+        const int64_t cuts = cost_of(shape, step, whole) / std::max<int64_t>(limit, 1) + 1;
+        const int by_cost = static_cast<int>((shape.kv_heads + cuts - 1) / cuts);
+        const int heads = std::max(1, std::min(by_cost, kTileQueries / (whole.tokens * shape.group)));
+        for (int head = 0; head < shape.kv_heads; head += heads) {
+            AttentionTile tile = whole;
+            tile.kv_head = head;
+            tile.kv_heads = std::min(heads, shape.kv_heads - head);
+            add(shape, step, tile, limit, plan);
         }
-        shared.left = static_cast<int>(ranges);
     }
     std::stable_sort(plan.items.begin(), plan.items.end(),
                      [](const Item& a, const Item& b) { return a.cost > b.cost; });
@@ -153,27 +159,28 @@ void run_attention(const AttentionShape& shape, const AttentionStep& step, const
     Plan plan = plan_of(shape, step);
     if (!plan.writes.empty()) {
         share_out(plan.writes.size(), parallel_for, [&](size_t index) {
-            const AttentionTile& tile = plan.writes[index];
-            kernels.write(shape, step, tile.row, tile.kv_head, tile.first, tile.tokens);
+            kernels.write(shape, step, plan.writes[index]);
         });
     }
     const std::unique_ptr<float[]> states(plan.states ? new float[plan.states] : nullptr);
+    std::vector<std::atomic<int>> left(plan.shared.size());
+    for (size_t index = 0; index < left.size(); ++index) left[index] = plan.shared[index].ranges;
     share_out(plan.items.size(), parallel_for, [&](size_t index) {
         static thread_local ThreadScratch scratch;
         const Item& item = plan.items[index];
         AttentionTile tile = item.tile;
-        const int queries = tile.tokens * shape.group;
+        const int queries = tile.query_heads(shape);
         void* memory = scratch.of(kernels.scratch_bytes(shape, queries));
         if (item.shared < 0) {
             kernels.attend(shape, step, tile, memory);
             return;
         }
-        SharedTile& shared = plan.shared[item.shared];
+        const SharedTile& shared = plan.shared[item.shared];
         AttentionTile whole = shared.whole;
         whole.states = states.get() + shared.states_at;
         tile.states = whole.states + (tile.first_part - whole.first_part) * state_floats(shape, queries);
         kernels.attend(shape, step, tile, memory);
-        if (shared.left.fetch_sub(1, std::memory_order_acq_rel) == 1) kernels.merge(shape, step, whole, memory);
+        if (left[item.shared].fetch_sub(1, std::memory_order_acq_rel) == 1) kernels.merge(shape, step, whole, memory);
     });
 }
 

@@ -58,16 +58,20 @@ struct AttentionStep {
     float* context = nullptr;  // [tokens, heads * head_dim]
 };
 
-// Some new tokens of one row, one kv head with the query heads that share it, and a range of the keys in parts.
+// Some new tokens of one row, some neighbouring kv heads with the query heads that share them, and a range of the keys in
+// parts. Its query heads are counted by kv head, then token, then query head.
 struct AttentionTile {
     int64_t row = 0;
     int kv_head = 0;
+    int kv_heads = 1;
     int first = 0;  // of the row's new tokens
     int tokens = 0;
     int first_part = 0;
     int parts = 0;
     bool writes = false;       // stores the keys and values of its tokens before it reads
     float* states = nullptr;   // null: writes the context; else leaves [parts, state_floats] for merge()
+
+    int query_heads(const AttentionShape& shape) const { return kv_heads * tokens * shape.group; }
 };
 
 // Floats of the states of a tile's query heads in one part: largest scores, 16 lanes of weights, weighted sums of values.
@@ -78,8 +82,8 @@ inline size_t state_floats(const AttentionShape& shape, int query_heads) {
 struct AttentionKernels {
     // Bytes that attend() and merge() need for a tile of so many query heads; their scratch is aligned to 64.
     size_t (*scratch_bytes)(const AttentionShape&, int query_heads);
-    // Stores the keys (normed, rotated) and values of a row's new tokens first ... first + tokens - 1.
-    void (*write)(const AttentionShape&, const AttentionStep&, int64_t row, int kv_head, int first, int tokens);
+    // Stores the keys (normed, rotated) and values of a tile's tokens.
+    void (*write)(const AttentionShape&, const AttentionStep&, const AttentionTile&);
     void (*attend)(const AttentionShape&, const AttentionStep&, const AttentionTile&, void* scratch);
     // Joins the states of all parts of a tile in order and writes its context.
     void (*merge)(const AttentionShape&, const AttentionStep&, const AttentionTile&, void* scratch);
