@@ -51,13 +51,15 @@ def byte_level() -> Model:
     return Model.of(TextTokenizer(tokenizer, {}, None), tokenizer.get_vocab_size() + PADDING, ends)
 
 
-def sentencepiece() -> Model:
-    """As Llama 2's and Mistral's: BPE with a space mark, bytes as a last resort, a space before every text."""
+def sentencepiece(*, leading_space: bool) -> Model:
+    """BPE with a space mark and bytes as a last resort; as Llama 2's and Mistral's with a space before every text.
+
+    Without it as Gemma's.
+    """
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
+    marks, joins = normalizers.Replace(" ", "▁"), [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), marks]) if leading_space else marks
+    tokenizer.decoder = decoders.Sequence([*joins, decoders.Strip(" ", 1, 0)] if leading_space else joins)
     reserved = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     pieces = [piece for text in corpus() for piece in _words(text)]
     trainer = trainers.BpeTrainer(vocab_size=3000, special_tokens=reserved, show_progress=False)

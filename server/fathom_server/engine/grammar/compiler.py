@@ -8,7 +8,7 @@ import numpy as np
 
 from fathom_server.engine.grammar.matcher import Matcher, told
 from fathom_server.engine.grammar.source import grammar_source
-from fathom_server.engine.grammar.vocabulary import Speller, TokenBytes, read_token_bytes
+from fathom_server.engine.grammar.vocabulary import FirstTokens, Speller, read_token_bytes
 from fathom_server.engine.structured_output import StructuredOutput
 from fathom_server.errors import InvalidRequestError
 from fathom_server.text.tokenizer import TextTokenizer
@@ -23,17 +23,20 @@ CACHED_GRAMMARS: Final = 64
 class Grammar:
     """A structure compiled for one vocabulary; makes the matcher of each answer."""
 
-    def __init__(self, start: "LLMatcher", eos_token_ids: frozenset[int], vocabulary: int) -> None:
+    def __init__(
+        self, start: "LLMatcher", eos_token_ids: frozenset[int], vocabulary: int, first_tokens: FirstTokens | None
+    ) -> None:
         self._start = start
         self._eos_token_ids = eos_token_ids
         self._words = mask_words(vocabulary)
+        self._first_tokens = first_tokens
         self._lock = threading.Lock()
 
     def matcher(self) -> Matcher:
         """A matcher at the beginning of an answer."""
         with self._lock:
             copy = self._start.deep_copy()
-        return Matcher(copy, self._eos_token_ids, self._words)
+        return Matcher(copy, self._eos_token_ids, self._words, self._first_tokens)
 
 
 class GrammarCompiler:
@@ -49,7 +52,7 @@ class GrammarCompiler:
         self._vocabulary = vocabulary
         self._eos_token_ids = eos_token_ids
         self._lock = threading.Lock()
-        self._tokens: TokenBytes | None = None
+        self._first_tokens: FirstTokens | None = None
         self._library_tokenizer: LLTokenizer | None = None
         self._grammars: OrderedDict[StructuredOutput, Grammar] = OrderedDict()
 
@@ -82,11 +85,10 @@ class GrammarCompiler:
                     "structured output needs a model with an end token, and this one has none in its vocabulary; "
                     "export it again with eos_token_id in its config.json"
                 )
-            tokens = read_token_bytes(self._tokenizer.tokenizer, self._vocabulary)
-            table = tuple(b"" if token in self._eos_token_ids else text for token, text in enumerate(tokens.table))
-            self._tokens = TokenBytes(table, tokens.strips_first_space)
             ends = sorted(self._eos_token_ids)
-            speller = Speller(self._tokenizer.tokenizer, self._tokens, ends[0])
+            tokens = read_token_bytes(self._tokenizer.tokenizer, self._vocabulary, self._eos_token_ids)
+            self._first_tokens = FirstTokens.of(tokens.table) if tokens.strips_first_space else None
+            speller = Speller(self._tokenizer.tokenizer, tokens, ends[0])
             self._library_tokenizer = LLTokenizer(speller, eos_token=ends)  # type: ignore[arg-type]
         return self._library_tokenizer
 
@@ -96,7 +98,7 @@ class GrammarCompiler:
         start = LLMatcher(library_tokenizer, grammar_source(wanted), log_level=0, limits=_limits())
         if start.is_error():
             raise InvalidRequestError(f"structured_outputs.{wanted.kind}: {told(start.get_error())}")
-        grammar = Grammar(start, self._eos_token_ids, self._vocabulary)
+        grammar = Grammar(start, self._eos_token_ids, self._vocabulary, self._first_tokens)
         self._check_start(wanted, grammar.matcher())
         return grammar
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
+from fathom_server.engine.grammar.vocabulary import FirstTokens
 from fathom_server.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -24,10 +25,14 @@ class Matcher:
     says so from then on, nothing is allowed or forced, and the answer cannot end: its request has failed.
     """
 
-    def __init__(self, matcher: "LLMatcher", eos_token_ids: frozenset[int], words: int) -> None:
+    def __init__(
+        self, matcher: "LLMatcher", eos_token_ids: frozenset[int], words: int, first_tokens: FirstTokens | None
+    ) -> None:
         self.words = words
         self._matcher = matcher
         self._eos_token_ids = eos_token_ids
+        self._first_tokens = first_tokens
+        self._is_first = True
         self._ended = False
         self._lock = threading.Lock()
 
@@ -44,7 +49,7 @@ class Matcher:
         if out.shape[0] < len(drafts) + 1:
             raise ValueError(f"out has {out.shape[0]} rows; {len(drafts)} drafts need {len(drafts) + 1}")
         with self._lock:
-            accepted = 0
+            accepted, was_first = 0, self._is_first
             self._fill(out[0])
             for draft in drafts:
                 if draft in self._eos_token_ids or not allows(out[accepted], draft) or not self._consume(draft):
@@ -52,8 +57,7 @@ class Matcher:
                 accepted += 1
                 self._fill(out[accepted])
             if not self._has_failed():
-                if accepted:
-                    self._matcher.rollback(accepted)
+                self._roll_back(accepted, was_first)
                 return accepted + 1
             out[0] = 0
             return 1
@@ -80,6 +84,9 @@ class Matcher:
         """
         with self._lock:
             tokens: list[int] = []
+            if self._is_first and self._first_tokens is not None:
+                return tokens  # with and without a space before it
+            was_first = self._is_first
             while len(tokens) < MAX_FORCED and not self._ended and not self._matcher.is_stopped():
                 now = self._matcher.compute_ff_tokens()
                 if not now or not self._consume(now[0]):
@@ -87,8 +94,7 @@ class Matcher:
                 tokens.append(now[0])
             if self._has_failed():
                 return []
-            if tokens:
-                self._matcher.rollback(len(tokens))
+            self._roll_back(len(tokens), was_first)
             return tokens
 
     @property
@@ -119,9 +125,19 @@ class Matcher:
             row[:] = 0
         else:
             self._matcher.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
+            if self._is_first and self._first_tokens is not None:
+                self._first_tokens.allow(row)
 
     def _consume(self, token: int) -> bool:
+        if self._is_first and self._first_tokens is not None:
+            token = self._first_tokens.as_shown(token)
+        self._is_first = False
         return bool(self._matcher.try_consume_tokens([token]) == 1)
+
+    def _roll_back(self, tokens: int, was_first: bool) -> None:
+        self._is_first = was_first
+        if tokens:
+            self._matcher.rollback(tokens)
 
     def _has_failed(self) -> bool:
         return bool(self._matcher.is_error())

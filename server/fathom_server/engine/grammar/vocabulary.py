@@ -1,9 +1,12 @@
 """A tokenizer as grammars see it: the bytes of every token, and how a text is spelled in the middle of an answer."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
+import numpy as np
+import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from fathom_server.errors import InvalidRequestError
@@ -12,7 +15,7 @@ from fathom_server.text.detokenizer import byte_characters
 SPACE_MARK: Final = "▁"
 """What stands for a space in a SentencePiece vocabulary."""
 
-_PROBES: Final = ('{"name": "Ann", "ages": [1, 20], "ok": true}', "Yes, it is.", "naïve café — 東京 😀", "a  b\n\tc")
+_UTF8_BYTES: Final = frozenset(range(256)) - {0xC0, 0xC1, *range(0xF5, 0x100)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,36 @@ class TokenBytes:
 
     table: tuple[bytes, ...]
     strips_first_space: bool
+
+
+class FirstTokens:
+    """The first token of an answer, by a tokenizer that drops a space before every answer.
+
+    Such a token is allowed where the grammar allows its text without the space, if a token of that text exists.
+    """
+
+    def __init__(self, spaced: npt.NDArray[np.int64], shown: npt.NDArray[np.int64]) -> None:
+        self._spaced = spaced
+        self._shown = shown
+        self._shown_by = dict(zip(spaced.tolist(), shown.tolist(), strict=True))
+
+    @classmethod
+    def of(cls, table: Sequence[bytes]) -> Self:
+        """From the bytes of every token."""
+        ids = {text: token for token, text in enumerate(table) if text}
+        spaced = [token for token, text in enumerate(table) if text.startswith(b" ")]
+        shown = [ids.get(table[token][1:], -1) for token in spaced]
+        return cls(np.asarray(spaced, dtype=np.int64), np.asarray(shown, dtype=np.int64))
+
+    def as_shown(self, token: int) -> int:
+        """The token whose text is what ``token`` shows at the beginning."""
+        return int(self._shown_by.get(token, token))
+
+    def allow(self, mask: npt.NDArray[np.int32]) -> None:
+        """Turn a mask of texts, int32 [ceil(vocabulary / 32)], into one of first tokens, in place."""
+        bits = np.unpackbits(mask.view(np.uint8), bitorder="little")
+        bits[self._spaced] = np.where(self._shown >= 0, bits[self._shown], 0)
+        mask[:] = np.packbits(bits, bitorder="little").view(np.int32)
 
 
 class Speller:
@@ -65,15 +98,15 @@ class Speller:
                     start = end
                     break
             else:
-                return ids  # no token writes this byte; what is spelled so far stands
+                raise ValueError(f"no token writes the byte 0x{text[start]:02X}, which is no part of UTF-8")
         return ids
 
 
-def read_token_bytes(tokenizer: Tokenizer, vocabulary: int) -> TokenBytes:
-    """Bytes of the ids 0 … ``vocabulary`` - 1.
+def read_token_bytes(tokenizer: Tokenizer, vocabulary: int, eos_token_ids: frozenset[int]) -> TokenBytes:
+    """Bytes of the ids 0 … ``vocabulary`` - 1; those in ``eos_token_ids`` have none.
 
     Raises InvalidRequestError for a tokenizer whose tokens do not write the same bytes wherever they stand (WordPiece
-    and its like, whose decoder puts spaces between words).
+    and its like, whose decoder puts spaces between words), or that cannot write every text.
     """
     description = json.loads(tokenizer.to_str())
     decoder = description.get("decoder") or {}
@@ -90,7 +123,7 @@ def read_token_bytes(tokenizer: Tokenizer, vocabulary: int) -> TokenBytes:
     table = [b""] * vocabulary
     unknown = description["model"].get("unk_token")
     for token, index in tokenizer.get_vocab(with_added_tokens=True).items():
-        if index >= vocabulary or token == unknown:
+        if index >= vocabulary or index in eos_token_ids or token == unknown:
             continue
         if index in added:
             table[index] = b"" if _controls(added[index]) else token.encode()
@@ -100,6 +133,12 @@ def read_token_bytes(tokenizer: Tokenizer, vocabulary: int) -> TokenBytes:
             table[index] = bytes([int(token[3:5], 16)])
         else:
             table[index] = token.replace(SPACE_MARK, " ").encode()
+    missing = _UTF8_BYTES - {text[0] for text in table if len(text) == 1}
+    if missing:
+        raise InvalidRequestError(
+            f"structured output needs a token for every byte, that any text can be written; this model's tokenizer has "
+            f"none for {len(missing)} of {len(_UTF8_BYTES)}, among them 0x{min(missing):02X}"
+        )
     return TokenBytes(tuple(table), not byte_level and _strips_first_space(tokenizer, table))
 
 
