@@ -26,7 +26,11 @@ struct Dot {
         std::memcpy(&word, four, sizeof word);
         return _mm512_set1_epi32(word);
     }
-    I16 add(I16 sum, Shared shared) const { return {_mm512_dpbusd_epi32(sum.v, weights, shared)}; }
+    I16 add(I16 sum, Shared shared) const {
+        // GCC 12 copies the sums of a tile around the loop where the intrinsic is used
+        asm("vpdpbusd %2, %1, %0" : "+v"(sum.v) : "v"(weights), "v"(shared));
+        return sum;
+    }
 };
 using NibbleDot = Dot;
 
@@ -35,10 +39,6 @@ struct Nibbles {
     static Nibbles load(const uint8_t* from) {
         const __m512i both = _mm512_loadu_si512(from), mask = _mm512_set1_epi8(15);
         return {{_mm512_and_si512(both, mask)}, {_mm512_and_si512(_mm512_srli_epi16(both, 4), mask)}};
-    }
-    void store(uint8_t* low_to, uint8_t* high_to) const {
-        _mm512_storeu_si512(low_to, low.weights);
-        _mm512_storeu_si512(high_to, high.weights);
     }
 };
 
@@ -136,12 +136,6 @@ struct Nibbles {
         }
         return made;
     }
-    void store(uint8_t* low_to, uint8_t* high_to) const {
-        for (int half = 0; half < 2; ++half) {
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(low_to) + half, low.weights[half]);
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(high_to) + half, high.weights[half]);
-        }
-    }
 };
 
 #else
@@ -186,10 +180,6 @@ struct Nibbles {
         }
         return made;
     }
-    void store(uint8_t* low_to, uint8_t* high_to) const {
-        std::memcpy(low_to, low.weights, sizeof low.weights);
-        std::memcpy(high_to, high.weights, sizeof high.weights);
-    }
 };
 
 #endif
@@ -226,7 +216,7 @@ struct IntegerTile {
 template <int kRows>
 void integer_tile(const IntegerTile& tile) {
     // few rows have too few sums to keep the multipliers busy; integer sums may be split at will
-    constexpr int kSplit = kRows * kVectors >= 6 ? 1 : kRows * kVectors >= 3 ? 2 : 4;
+    constexpr int kSplit = kRows * kVectors > 8 ? 1 : kRows * kVectors > 2 ? 2 : 4;
     I16 sums[kSplit][kRows][kVectors];
     for (int row = 0; row < kRows; ++row) {
         for (int vector = 0; vector < kVectors; ++vector) {
@@ -240,8 +230,10 @@ void integer_tile(const IntegerTile& tile) {
     const int8_t* activations = tile.rows;
     const int64_t stride = tile.stride;
     int64_t step = 0;
-    for (; step + kSplit <= tile.steps; step += kSplit) {
-        for (int part = 0; part < kSplit; ++part) {
+    constexpr int kUnrolled = 4;
+    for (; step + kUnrolled <= tile.steps; step += kUnrolled) {
+        for (int each = 0; each < kUnrolled; ++each) {
+            const int part = each % kSplit;
             for (int line = 0; line < kVectors; ++line) FATHOM_PREFETCH(codes + kAhead + line * 64);
             Dot weights[kVectors];
             for (int vector = 0; vector < kVectors; ++vector) weights[vector] = Dot::load(codes + vector * 64);
@@ -284,9 +276,8 @@ void integer_tile(const IntegerTile& tile) {
 
 struct BlockTile {
     const uint8_t* block;     // the first block's scales
-    const uint8_t* codes;     // and its codes, at the tile's first vector: behind the scales, or unpacked elsewhere
+    const uint8_t* codes;     // and its codes, at the tile's first vector
     int64_t block_bytes;      // from one block to the next
-    int64_t code_bytes;       // and from its codes to the next one's
     const int8_t* rows;       // of the first block
     int64_t stride;
     int64_t steps;            // of a block, of 4 values of k
@@ -303,7 +294,7 @@ struct BlockTile {
 
 template <int kRows, bool kNibbles>
 void block_tile(const BlockTile& tile) {
-    constexpr int kSplit = kRows * kVectors >= 6 ? 1 : 2;
+    constexpr int kSplit = kRows * kVectors > 8 ? 1 : 2;
     F16 values[kRows][kVectors];
     for (int row = 0; row < kRows; ++row) {
         for (int vector = 0; vector < kVectors; ++vector) {
@@ -313,7 +304,7 @@ void block_tile(const BlockTile& tile) {
     const int64_t stride = tile.stride;
     for (int64_t block = 0; block < tile.blocks; ++block) {
         const uint8_t* head = tile.block + block * tile.block_bytes;
-        const uint8_t* codes = tile.codes + block * tile.code_bytes;
+        const uint8_t* codes = tile.codes + block * tile.block_bytes;
         const int8_t* activations = tile.rows + block * tile.steps * 4;
         I16 sums[kSplit][kRows][kVectors];
         for (int vector = 0; vector < kVectors; ++vector) {
@@ -439,34 +430,17 @@ void block_panel(const ProductTask& task, const PackedMatrix& matrix, int64_t pa
     const int64_t before_codes = kScaleBytes + (matrix.zero_points ? kZeroPointBytes : 0);
     const int64_t rows = end - begin, steps = shape.block / 4;
     const int64_t tiles = (rows + kBlockRows - 1) / kBlockRows;
-    const int64_t unpacked_bytes = steps * kStepBytes;
-    // blocks longer than a chunk are not unpacked: each tile unpacks them itself
-    const bool unpack = shape.bits == 4 && tiles > 1 && unpacked_bytes <= kChunkBytes;
-    const int64_t fitting = kChunkBytes / unpacked_bytes;
+    const int64_t fitting = kChunkBytes / matrix.block_bytes;
     const int64_t chunk = tiles == 1 ? shape.blocks : fitting > 0 ? fitting : 1;
-    alignas(64) uint8_t unpacked[kChunkBytes];
     for (int64_t block = 0; block < shape.blocks; block += chunk) {
         const uint8_t* at = head + block * matrix.block_bytes;
         const int64_t blocks = least(chunk, shape.blocks - block);
-        if (unpack) {
-            uint8_t* to = unpacked;
-            for (int64_t each = 0; each < blocks; ++each) {
-                const uint8_t* codes = at + each * matrix.block_bytes + before_codes;
-                for (int64_t step = 0; step < steps; step += 2) {
-                    Nibbles::load(codes).store(to, to + kStepBytes);
-                    Nibbles::load(codes + 64).store(to + 64, to + kStepBytes + 64);
-                    codes += kStepBytes;
-                    to += 2 * kStepBytes;
-                }
-            }
-        }
         for (int64_t tile = 0; tile < tiles; ++tile) {
             const int64_t from = tile * rows / tiles, to = (tile + 1) * rows / tiles;
             for (int vector = 0; vector < kVectorsOfPanel; vector += kVectors) {
                 const BlockTile part = {at,
-                                        (unpack ? unpacked : at + before_codes) + vector * 64,
+                                        at + before_codes + vector * 64,
                                         matrix.block_bytes,
-                                        unpack ? unpacked_bytes : matrix.block_bytes,
                                         task.rows.codes + (begin + from) * shape.stride + block * shape.block,
                                         shape.stride,
                                         steps,
@@ -479,7 +453,7 @@ void block_panel(const ProductTask& task, const PackedMatrix& matrix, int64_t pa
                                         task.rows.scales + (begin + from) * shape.blocks + block,
                                         task.rows.totals + (begin + from) * shape.blocks + block,
                                         shape.blocks};
-                if (shape.bits == 4 && !unpack) {
+                if (shape.bits == 4) {
                     Dispatch<BlockTile, NibbleBlockKernel, kBlockRows>::run(to - from, part);
                 } else {
                     Dispatch<BlockTile, ByteBlockKernel, kBlockRows>::run(to - from, part);
