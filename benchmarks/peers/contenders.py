@@ -41,7 +41,17 @@ def _fathom(profile: str, *flags: str) -> Callable[[Path, Path], Sequence[str | 
         repository = cache / "fathom" / f"{profile}-{checkpoint.name}"
         command = [sys.executable, "-m", "fathom_export.cli", str(checkpoint), "--repository", str(repository)]
         command += ["--task", "generate", "--name", MODEL, "--dialect", "cpu", *flags, "--threads", str(THREADS)]
-        command += ["--max-batch", "16", "--max-queue", "1024", "--max-context", str(MAX_CONTEXT), "--quality", "off"]
+        command += [
+            "--max-batch",
+            "16",
+            "--max-queue",
+            "1024",
+            "--max-context",
+            str(MAX_CONTEXT),
+            "--quality",
+            "off",
+            "--force",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise UnavailableError(f"fathom-export failed: {done.stderr.strip()[-1000:]}")

@@ -200,13 +200,14 @@ def _head(result: Result) -> str:
     for about in result["contenders"].values():
         versions |= about["versions"]
     strangers = [run["strangers_cores"] for run in result["runs"]]
+    rounds = len({run["round"] for run in result["runs"]})
     return (
         f"{result['date'][:10]}, commit {result['commit']}; {machine['processor']}, {machine['cores']} cores, "
         f"{machine['memory_gib']} GiB, {machine['system']}, Python {machine['python']}; "
         + ", ".join(f"{name} {version}" for name, version in versions.items())
         + f". Random weights in the shape of a Llama of {model['layers']} layers, hidden size {model['hidden']}, "
         f"{model['heads']}/{model['kv_heads']} heads, vocabulary {model['vocabulary']}; two threads each. "
-        f"{len({run['round'] for run in result['runs']})} rounds, all processes alive and taking turns; other work kept "
+        f"{rounds} rounds, all processes alive and taking turns; other work kept "
         f"{statistics.median(strangers):.2f} cores busy in the median run. Requests have {work['prompt_tokens']} + "
         f"{work['answer_tokens']} tokens; @N is N of them at once, N × {work['answer_tokens']} / wall time, prefill "
         f"included. Paced: {work['paced_requests']} requests of mixed lengths, {work['paced_requests_per_s']:g} a "

@@ -101,6 +101,7 @@ def _turn(worker: Worker, others: Sequence[Worker], measure: Measure, round_: in
                 round=round_,
                 value=round(value, 4),
                 details={name: round(figure, 3) for name, figure in details.items()},
+                processor_s=round(own, 3),
                 neighbours_cores=round(beside / wall, 3),
                 strangers_cores=round(max(0.0, whole - own - beside) / wall, 3),
             )
