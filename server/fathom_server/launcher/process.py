@@ -41,7 +41,14 @@ class SignalReceived:
     number: int
 
 
-Event = TritonEvent | Exited | SignalReceived
+@dataclass(frozen=True, slots=True)
+class StubEnded:
+    """The process of a ready Python model has ended; Triton does not start it again."""
+
+    model: str
+
+
+Event = TritonEvent | Exited | SignalReceived | StubEnded
 
 
 class TritonProcess:
@@ -105,6 +112,11 @@ class TritonProcess:
             return self._events.get(timeout=None if timeout_s is None else max(0.0, timeout_s))
         except queue.Empty:
             return None
+
+    @property
+    def triton_pid(self) -> int:
+        """Process id of Triton itself."""
+        return self._triton.pid
 
     def terminate(self) -> None:
         """Ask Triton to finish what runs and end."""

@@ -11,12 +11,12 @@ from fathom_server.launcher.process import Exited, SignalReceived, TritonProcess
 from fathom_server.launcher.triton_log import ModelFailed, ModelLoaded, ModelLoading, say
 
 POLL_S: Final = 0.2
-_ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (a key to look up, nothing is bound)
+ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (a key to look up, nothing is bound)
 
 
 def get(host: str, port: int, path: str, timeout_s: float = 2.0) -> tuple[int, bytes]:
     """Status and body of a GET to this machine's Triton; status 0 if it does not answer."""
-    connection = http.client.HTTPConnection(_ANY_ADDRESS.get(host, host), port, timeout=timeout_s)
+    connection = http.client.HTTPConnection(ANY_ADDRESS.get(host, host), port, timeout=timeout_s)
     try:
         connection.request("GET", path, headers={"Connection": "close"})
         response = connection.getresponse()

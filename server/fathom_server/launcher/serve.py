@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,21 +12,26 @@ from typing import Final
 from fathom_server.errors import LaunchError, SettingsError
 from fathom_server.launcher.drain import drain
 from fathom_server.launcher.ports import Ports, choose_ports, write_ports_file
-from fathom_server.launcher.process import Exited, SignalReceived, TritonProcess
-from fathom_server.launcher.readiness import decoupled_models, wait_until_ready
+from fathom_server.launcher.process import Exited, SignalReceived, StubEnded, TritonProcess
+from fathom_server.launcher.readiness import ANY_ADDRESS, decoupled_models, wait_until_ready
 from fathom_server.launcher.repository_check import check_repository, check_shared_memory, free_shared_memory
 from fathom_server.launcher.settings import LaunchSettings
+from fathom_server.launcher.stub_watch import StubWatch, model_states
 from fathom_server.launcher.triton_log import say
 from fathom_server.launcher.tritonserver import find_tritonserver
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+MAX_RESTARTS: Final = 3
+RESTART_WINDOW_S: Final = 600.0
+"""More restarts than ``MAX_RESTARTS`` in so many seconds are left to whoever started this process."""
 
 
 def serve(settings: LaunchSettings) -> int:
     """Serve a repository until a stop signal or Triton's own end; returns the exit status. For the main thread.
 
     When every model is ready, one line of JSON (ports and pid) goes to stdout and to the ports file. Raises
-    SettingsError and LaunchError for what can be seen before Triton starts.
+    SettingsError and LaunchError for what can be seen before Triton starts. Where the process of a model ends, Triton
+    is started again: that breaks off every stream, the hanging ones of that model among them.
     """
     models = check_repository(settings.repository)
     tritonserver = find_tritonserver(settings.tritonserver)
@@ -33,26 +39,54 @@ def serve(settings: LaunchSettings) -> int:
     if warning is not None:
         say(f"warning: {warning}")
     ports = choose_ports(settings)
-    with TritonProcess(tritonserver, settings, ports) as process, _signals_to(process):
-        say(f"starting {tritonserver.binary} with {len(models)} models: {', '.join(models)}")
-        try:
-            if not wait_until_ready(process, settings.host, ports, models, settings.ready_timeout_s):
-                say("stopped before it was ready")
-                return 0
-        except LaunchError as error:
-            say(f"error: {error}")
+    restarts: list[float] = []
+    while True:
+        with TritonProcess(tritonserver, settings, ports) as process, _signals_to(process):
+            say(f"starting {tritonserver.binary} with {len(models)} models: {', '.join(models)}")
+            try:
+                if not wait_until_ready(process, settings.host, ports, models, settings.ready_timeout_s):
+                    say("stopped before it was ready")
+                    return 0
+            except LaunchError as error:
+                say(f"error: {error}")
+                return 1
+            decoupled = decoupled_models(settings.host, ports, models)
+            with _announced(ports, settings.ports_file, is_first=not restarts):
+                end = _watched_until_end(process, settings, ports)
+            if isinstance(end, SignalReceived):
+                return drain(process, settings.host, ports, models, decoupled, settings.drain_s)
+        if isinstance(end, Exited):
+            last = "; ".join(process.errors)
+            say(f"Triton ended by itself with status {end.status}{': ' + last if last else ''}")
+            return end.status
+        now = time.monotonic()
+        restarts = [*(moment for moment in restarts if now - moment < RESTART_WINDOW_S), now]
+        if len(restarts) > MAX_RESTARTS:
+            say(f"the process of model {end.model!r} ended once more; giving up after {MAX_RESTARTS} restarts")
             return 1
-        decoupled = decoupled_models(settings.host, ports, models)
-        with _announced(ports, settings.ports_file):
-            while True:
-                event = process.next_event()
-                if isinstance(event, Exited):
-                    last = "; ".join(process.errors)
-                    say(f"Triton ended by itself with status {event.status}{': ' + last if last else ''}")
-                    return event.status
-                if isinstance(event, SignalReceived):
-                    break
-        return drain(process, settings.host, ports, models, decoupled, settings.drain_s)
+        say(
+            f"the process of model {end.model!r} ended (killed, or out of memory?); its requests cannot be answered, "
+            "so Triton is started again"
+        )
+
+
+def _watched_until_end(
+    process: TritonProcess, settings: LaunchSettings, ports: Ports
+) -> Exited | SignalReceived | StubEnded:
+    """Wait until Triton ends, a stop is asked for, or a model's process is gone."""
+    host = ANY_ADDRESS.get(settings.host, settings.host)
+    watch = StubWatch(
+        process.triton_pid,
+        lambda: model_states(host, ports.http),
+        on_end=lambda model: process.post(StubEnded(model)),
+    )
+    try:
+        while True:
+            event = process.next_event()
+            if isinstance(event, Exited | SignalReceived | StubEnded):
+                return event
+    finally:
+        watch.close()
 
 
 @contextmanager
@@ -69,14 +103,15 @@ def _signals_to(process: TritonProcess) -> Iterator[None]:
 
 
 @contextmanager
-def _announced(ports: Ports, file: Path | None) -> Iterator[None]:
-    """Say on stdout, and in a file that exists only meanwhile, that the server is ready and where."""
+def _announced(ports: Ports, file: Path | None, *, is_first: bool) -> Iterator[None]:
+    """Say on stdout once, and in a file that exists only meanwhile, that the server is ready and where."""
     if file is not None:
         try:
             write_ports_file(file, ports)
         except OSError as error:
             raise SettingsError(f"--ports-file {file} cannot be written ({error.strerror})") from error
-    print(ports.as_json(os.getpid()), flush=True)  # noqa: T201 (the one machine-readable line)
+    if is_first:
+        print(ports.as_json(os.getpid()), flush=True)  # noqa: T201 (the one machine-readable line)
     try:
         yield
     finally:

@@ -1,0 +1,87 @@
+"""Notices when the process of a Python model ends that should not.
+
+Triton 2.51 does not: requests that were running then hang until their deadlines, new ones fail with "Stub process is
+not healthy", and the model is called ready all the same (``docs/architecture.md``, "What Triton does").
+"""
+
+import http.client
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from fathom_server.launcher.tritonserver import STUB
+
+POLL_S: Final = 0.25
+_PROC: Final = Path("/proc")
+
+
+class StubWatch:
+    """Looks after the stubs among a process's children from a thread of its own.
+
+    ``on_end`` is called once, with the name of the model, when the stub of a model ends that Triton calls ready.
+    ``model_states`` gives each model's state in Triton, or None if Triton does not answer.
+    """
+
+    def __init__(
+        self, triton_pid: int, model_states: Callable[[], dict[str, str] | None], on_end: Callable[[str], None]
+    ) -> None:
+        self._triton_pid = triton_pid
+        self._model_states = model_states
+        self._on_end = on_end
+        self._known = stubs_of(triton_pid)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="stub-watch", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closing.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._closing.wait(POLL_S):
+            alive = stubs_of(self._triton_pid)
+            ended = [model for pid, model in self._known.items() if pid not in alive]
+            self._known = alive
+            states = self._model_states() if ended else None
+            for model in ended:
+                # one that Triton unloads is no longer ready, and one that was loaded again has another stub
+                if states and states.get(model) == "READY" and model not in alive.values():
+                    self._on_end(model)
+                    return
+
+
+def stubs_of(triton_pid: int) -> dict[int, str]:
+    """Process ids of a Triton's living stubs, and the model of each."""
+    stubs = {}
+    for entry in _PROC.iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            # "pid (name) state ppid …"; the name may hold anything
+            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            if int(parent) != triton_pid or state in "ZX":
+                continue
+            arguments = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        except (OSError, ValueError):  # it has just ended
+            continue
+        if len(arguments) > 1 and Path(arguments[0]).name == STUB:
+            stubs[int(entry.name)] = Path(arguments[1]).parents[1].name
+    return stubs
+
+
+def model_states(host: str, http_port: int) -> dict[str, str] | None:
+    """State of every model by Triton's repository index; None if it does not answer."""
+    connection = http.client.HTTPConnection(host, http_port, timeout=2)
+    try:
+        connection.request("POST", "/v2/repository/index", headers={"Connection": "close"})
+        response = connection.getresponse()
+        if response.status != http.HTTPStatus.OK:
+            return None
+        return {entry["name"]: entry.get("state", "") for entry in json.loads(response.read())}
+    except (OSError, http.client.HTTPException, ValueError):
+        return None
+    finally:
+        connection.close()
