@@ -1,0 +1,85 @@
+"""The engine's metrics stand on Triton's port, under names that LLM dashboards know, and agree with what was done."""
+
+import re
+import time
+
+import pytest
+from tests.serving import FathomServe
+
+from fathom_client import Client
+from fathom_server import metric_names as names
+
+MODEL = "chat_int8"
+
+
+def read(server: FathomServe) -> dict[str, float]:
+    """Every sample of the model: name and labels but the model's → value."""
+    status, body = server.get("/metrics", server.metrics_port)
+    assert status == 200
+    samples = {}
+    for name, labels, value in re.findall(r"^(fathom_\w+)\{([^}]*)\} (\S+)$", body.decode(), re.MULTILINE):
+        given = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+        if given.pop("model") == MODEL:
+            rest = ",".join(f"{key}={value}" for key, value in sorted(given.items()))
+            samples[f"{name}{{{rest}}}" if rest else name] = float(value)
+    return samples
+
+
+def settled(server: FathomServe, name: str, value: float) -> dict[str, float]:
+    """The samples once one of them has come to a value; what is not urgent is written with some delay."""
+    deadline = time.monotonic() + 30
+    while (samples := read(server)).get(name) != value:
+        assert time.monotonic() < deadline, f"{name} is {samples.get(name)}, not {value}"
+        time.sleep(0.05)
+    return samples
+
+
+def test_counters_and_histograms_follow_the_requests(server: FathomServe, client: Client) -> None:
+    """Three answers of ten tokens add thirty tokens, three ends and three observations of each time."""
+    before = read(server)
+    for turn in range(3):
+        client.generate(MODEL, f"Count: {turn}", max_tokens=10, ignore_eos=True)
+    generated = names.GENERATION_TOKENS
+    after = settled(server, generated, before.get(generated, 0) + 30)
+    ends = f"{names.REQUEST_ENDS}{{{names.FINISHED_REASON}=length}}"
+    assert after[ends] - before.get(ends, 0) == 3
+    for name in (
+        names.TIME_TO_FIRST_TOKEN,
+        names.INTER_TOKEN_LATENCY,
+        names.END_TO_END_LATENCY,
+        names.QUEUE_TIME,
+        names.PREFILL_TIME,
+        names.DECODE_TIME,
+    ):
+        assert after[f"{name}_count"] - before[f"{name}_count"] == 3
+        assert after[f"{name}_bucket{{le=+Inf}}"] == after[f"{name}_count"]
+        assert after[f"{name}_sum"] > before[f"{name}_sum"] or name == names.QUEUE_TIME
+    assert after[names.REQUESTS_RUNNING] == after[names.REQUESTS_WAITING] == after[names.KV_CACHE_USAGE] == 0
+
+
+def test_every_name_is_on_the_port(server: FathomServe, client: Client) -> None:
+    """A dashboard finds each series before the first request of its kind, apart from reasons that have not occurred."""
+    samples = read(server)
+    plain = [
+        value
+        for key, value in vars(names).items()
+        if key.isupper() and value.startswith("fathom_") and not value.endswith("_seconds")
+    ]
+    for name in plain:
+        assert name in samples or name == names.REQUEST_ENDS, name
+    assert f"{names.STEP_TIME}_count{{{names.STEP_KIND}=decode}}" in samples
+
+
+@pytest.mark.parametrize("count", [4])
+def test_gauges_show_what_runs(server: FathomServe, client: Client, count: int) -> None:
+    """While streams run, the gauges count them and the cache's share is above none."""
+    streams = [client.stream(MODEL, "Count: ", max_tokens=800, ignore_eos=True) for _ in range(count)]
+    try:
+        for stream in streams:
+            next(iter(stream))
+        samples = settled(server, names.REQUESTS_RUNNING, count)
+        assert 0 < samples[names.KV_CACHE_USAGE] <= 1
+    finally:
+        for stream in streams:
+            stream.close()
+    settled(server, names.REQUESTS_RUNNING, 0)
