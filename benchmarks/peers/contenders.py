@@ -55,7 +55,7 @@ def _fathom(profile: str, *flags: str) -> Callable[[Path, Path], Sequence[str | 
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise UnavailableError(f"fathom-export failed: {done.stderr.strip()[-1000:]}")
-        return [sys.executable, WORKERS / "fathom_worker.py", repository, MODEL]
+        return [sys.executable, "-m", "benchmarks.peers.workers.fathom_worker", str(repository), MODEL]
 
     return prepare
 
@@ -132,7 +132,12 @@ class Worker:
         began = time.perf_counter()
         with self.log.open("a", encoding="utf-8") as log:
             self.process = subprocess.Popen(
-                list(self.command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+                list(self.command),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                cwd=machine.ROOT,
             )
         ready = self._read()
         self.pid = ready["pid"]

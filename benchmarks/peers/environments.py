@@ -63,7 +63,7 @@ def genai_model(cache: Path, checkpoint: Path) -> Path:
 
 
 def openvino_model(cache: Path, checkpoint: Path, precision: str) -> Path:
-    """optimum-intel's export; int4 is symmetric, which decodes faster, in groups of 128, or 64 where the width needs it."""
+    """optimum-intel's export; int4 is symmetric, which decodes faster, in groups of 128, or of 64 where they must."""
     python = environment(cache, "openvino-genai")
     folder = cache / "models" / f"openvino-{precision}-{checkpoint.name}"
     command: Command = [python.parent / "optimum-cli", "export", "openvino", "--model", checkpoint]

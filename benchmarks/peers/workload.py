@@ -72,8 +72,8 @@ class Run:
     """One contender's run of one measure. ``value`` is what the measure compares, higher is better.
 
     ``details`` are further figures of it; ``processor_s`` is the processor time that it used, of all its processes and
-    its client: other work on the machine stretches the wall time, and this one much less. ``neighbours_cores`` is how many cores the other contenders kept busy
-    meanwhile, and ``strangers_cores`` everything else on the machine.
+    its client: other work on the machine stretches the wall time, and this one much less. ``neighbours_cores``
+    is how many cores the other contenders kept busy meanwhile, and ``strangers_cores`` everything else on the machine.
     """
 
     contender: str

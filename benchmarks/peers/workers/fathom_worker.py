@@ -1,55 +1,26 @@
 """Fathom: REPOSITORY MODEL. ``fathom-serve`` with the embedded Triton, and this process as its one gRPC client."""
 
 import asyncio
-import json
-import signal
-import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 
-from line_protocol import Answer, Clock, Job, serve
+from benchmarks.peers.served import serve_repository
+from benchmarks.peers.workers.line_protocol import Answer, Clock, Job, serve
 
 from fathom_client import AsyncClient
-
-READY_S = 120.0
 
 
 def main() -> None:
     """Start the server, serve, end the server."""
     repository, model = sys.argv[1:]
-    with tempfile.TemporaryDirectory(prefix="fathom-bench-") as folder:
-        ports = Path(folder) / "ports.json"
-        command = [sys.executable, "-m", "fathom_server.cli", repository, "--ports", "auto", "--log-level", "warning"]
-        command += ["--ports-file", str(ports)]
-        began = time.perf_counter()
-        server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=2)
-        try:
-            url = f"127.0.0.1:{_wait(server, ports)}"
-            load_s = time.perf_counter() - began
-            with asyncio.Runner() as runner:
-                client = AsyncClient(url, timeout=None)
-                serve(lambda jobs: runner.run(_run(client, model, jobs)), server.pid, load_s)
-                runner.run(client.close())
-        finally:
-            server.send_signal(signal.SIGTERM)
-            try:
-                server.wait(40)
-            except subprocess.TimeoutExpired:
-                server.kill()
+    with serve_repository(Path(repository)) as served, asyncio.Runner() as runner:
+        client = AsyncClient(served.url, timeout=None)
+        serve(lambda jobs: runner.run(answer_jobs(client, model, jobs)), served.pid, served.load_s)
+        runner.run(client.close())
 
 
-def _wait(server: "subprocess.Popen[bytes]", ports: Path) -> int:
-    deadline = time.monotonic() + READY_S
-    while not ports.exists():
-        if server.poll() is not None or time.monotonic() > deadline:
-            raise SystemExit("error: fathom-serve did not become ready")
-        time.sleep(0.02)
-    return int(json.loads(ports.read_text(encoding="utf-8"))["grpc"])
-
-
-async def _run(client: AsyncClient, model: str, jobs: list[Job]) -> list[Answer]:
+async def answer_jobs(client: AsyncClient, model: str, jobs: list[Job]) -> list[Answer]:
+    """Send each job when it is due; its answer is streamed."""
     clock = Clock()
     return list(await asyncio.gather(*(_request(client, model, job, clock) for job in jobs)))
 
