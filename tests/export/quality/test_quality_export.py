@@ -20,6 +20,7 @@ from fathom_export.spec import GenerateSpec
 from fathom_export.spec.model_spec import EmbedSpec, ModelSpec
 from fathom_export.spec.quality import DecoderQuality, EncoderQuality
 from fathom_server.engine.settings import EngineSettings
+from fathom_server.native.library import SWITCH, library_path
 
 QUESTIONS = ("how are you?", "how do I reset my password", "a long way from home", "the cat sat on the mat")
 
@@ -119,6 +120,23 @@ def test_an_int8_export_is_held_against_source_and_fp32(exported: Callable[[str]
     assert found["worst_layers"] == sorted(layers, key=lambda layer: -errors[layer])
     assert found["export_bytes"] < found["source_bytes"] / 2
     assert found["accuracy"]["reference_accuracy"] is not None
+
+
+def test_a_card_says_which_graph_was_judged(
+    exported: Callable[[str], Path], source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the one that is served: the native graph where its operators are, else the stock one, figures and all."""
+    served = card(exported("int8"))
+    monkeypatch.setenv(SWITCH, "0")
+    export(GenerateSpec("chat", str(source), precision="int8"), tmp_path)
+    stock = card(tmp_path)
+    assert stock["graph"] == "model.onnx"
+    assert "by model.onnx." in (tmp_path / "chat/1/quality.md").read_text(encoding="utf-8")
+    monkeypatch.delenv(SWITCH)
+    if library_path() is not None:
+        assert served["graph"] == "model.native.onnx"
+        assert any("layers of model.native.onnx" in note for note in served["notes"])
+        assert stock["logits"] != served["logits"]
 
 
 def test_the_card_is_written_for_people_too(exported: Callable[[str], Path]) -> None:
