@@ -12,7 +12,7 @@ import contextlib
 import fnmatch
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from benchmarks.peers import machine, report, rounds
 from benchmarks.peers.checkpoint import TINY, ModelShape, write_checkpoint
-from benchmarks.peers.contenders import CONTENDERS
+from benchmarks.peers.contenders import CONTENDERS, Contender
 from benchmarks.peers.environments import UnavailableError
 from benchmarks.peers.workload import MEASURES, Run, Workload
 
@@ -43,11 +43,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--output", type=Path, metavar="FOLDER", help="for JSON, table and picture, in place of the docs"
     )
+    parser.add_argument(
+        "--turn-lock", type=Path, metavar="FILE", help="hold this lock (flock) in each turn, where others measure, too"
+    )
     parser.add_argument("--prepare", action="store_true", help="make what is needed, and measure nothing")
     parser.add_argument("--redraw", action="store_true", help="only draw the newest result again")
     options = parser.parse_args(argv)
     if options.tiny and options.output is None:
         parser.error("--tiny measures nothing that belongs in the docs; give --output FOLDER")
+    if options.rounds < 1 or options.starts < 1:
+        parser.error("--rounds and --starts are at least 1")
     folder, page = options.output or RESULTS, options.output / "performance.md" if options.output else PAGE
     if options.redraw:
         newest = max(folder.glob("peers-*.json"), default=None)
@@ -56,21 +61,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         report.redraw(json.loads(newest.read_text(encoding="utf-8")), newest, page)
         return 0
     try:
-        result = measure(options)
+        result = measure(options, lambda result: report.save(result, folder))
     except UnavailableError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if result is None:
         return 0
-    if options.output is not None:
-        options.output.mkdir(parents=True, exist_ok=True)
-    path = report.write(result, folder, page)
+    path = report.save(result, folder)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    report.redraw(result, path, page)
     print(f"\n{report.table(result)}\n\nwritten: {path}, {page}")
     return 0
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any] | None:
-    """Everything from the checkpoint to a result; None if there was only to prepare."""
+def measure(options: argparse.Namespace, save: Callable[[report.Result], object]) -> report.Result | None:
+    """Everything from the checkpoint to a result, saved as it grows; None if there was only to prepare."""
     shape = TINY if options.tiny else ModelShape()
     checkpoint = options.cache / f"llama-{shape.layers}x{shape.hidden}"
     write_checkpoint(checkpoint, shape)
@@ -81,6 +86,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any] | None:
     workers, missing = rounds.prepare(chosen, options.cache.resolve(), checkpoint.resolve(), _say)
     if options.prepare:
         return None
+    result: report.Result | None = None
     with contextlib.ExitStack() as stack:
         loads = {}
         for worker in list(workers):
@@ -100,8 +106,22 @@ def measure(options: argparse.Namespace) -> dict[str, Any] | None:
         runs: list[Run] = []
         memory: dict[str, machine.Memory] = {}
         for round_ in range(options.rounds):
-            turns, now = rounds.run_round(workers, options.measures, round_, workload, _say)
-            runs, memory = runs + turns, {**memory, **now}
+            for run_of_measure in options.measures:
+                turns, now = rounds.run_measure(workers, run_of_measure, round_, workload, _say, options.turn_lock)
+                runs, memory = runs + turns, {**memory, **now}
+                result = _result(shape, workload, runs, _about(chosen, missing, loads, idle, memory))
+                save(result)
+    return result
+
+
+def _about(
+    chosen: Sequence[Contender],
+    missing: Mapping[str, str],
+    loads: Mapping[str, list[float]],
+    idle: Mapping[str, float],
+    memory: Mapping[str, machine.Memory],
+) -> dict[str, dict[str, Any]]:
+    """What is known of each contender beside its runs."""
     contenders = {each.name: rounds.describe(each) for each in chosen}
     for name, about in contenders.items():
         if name in missing:
@@ -110,15 +130,21 @@ def measure(options: argparse.Namespace) -> dict[str, Any] | None:
         about |= {"load_s": loads[name], "idle_cores": idle[name]}
         if name in memory:
             about["memory"] = asdict(memory[name])
-    result: dict[str, Any] = {
+    return contenders
+
+
+def _result(
+    shape: ModelShape, workload: Workload, runs: Sequence[Run], contenders: Mapping[str, dict[str, Any]]
+) -> report.Result:
+    result: report.Result = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": machine.commit(),
         "machine": machine.describe(),
         "model": asdict(shape),
         "workload": asdict(workload),
         "contenders": contenders,
+        "runs": [asdict(run) for run in runs],
     }
-    result["runs"] = [asdict(run) for run in runs]
     report.summarise(result)
     return result
 

@@ -120,12 +120,11 @@ def table(result: Result) -> str:
     return "\n".join(lines)
 
 
-def write(result: Result, folder: Path, page: Path) -> Path:
-    """Write a result's JSON into a folder, and its table and picture into the page; returns the JSON's path."""
+def save(result: Result, folder: Path) -> Path:
+    """Write a result's JSON into a folder, in place of one of the same day; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"peers-{result['date'][:10]}.json"
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    redraw(result, path, page)
     return path
 
 

@@ -1,7 +1,9 @@
 """The rounds: everybody alive from start to end, one at a time, each round in another order."""
 
+import contextlib
+import fcntl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,25 +63,34 @@ def idle_cores(workers: Sequence[Worker]) -> dict[str, float]:
     return {name: round((after[name] - before[name]) / IDLE_S, 3) for name in before}
 
 
-def run_round(
-    workers: Sequence[Worker], measures: Sequence[Measure], round_: int, workload: Workload, say: Say
+def run_measure(
+    workers: Sequence[Worker], measure: Measure, round_: int, workload: Workload, say: Say, lock: Path | None = None
 ) -> tuple[list[Run], dict[str, machine.Memory]]:
-    """One round of every measure; returns the runs and each one's memory after 16 requests, if that is measured."""
+    """Everybody's turn at one measure; returns the runs and each one's memory after 16 requests, if those are it."""
     runs: list[Run] = []
     memory: dict[str, machine.Memory] = {}
     first = round_ % len(workers)
-    order = [*workers[first:], *workers[:first]]
-    for measure in measures:
-        for worker in order:
-            if measure == MEMORY_MEASURE:
-                machine.forget_peak(worker.pid)
+    for worker in [*workers[first:], *workers[:first]]:
+        if measure == MEMORY_MEASURE:
+            machine.forget_peak(worker.pid)
+        with _held(lock):
             turns = _turn(worker, [other for other in workers if other is not worker], measure, round_, workload)
-            if measure == MEMORY_MEASURE:
-                memory[worker.contender.name] = machine.memory(worker.pid)
-            runs += turns
-            shown = ", ".join(f"{run.value:.2f}" for run in turns)
-            say(f"   round {round_}  {measure:<14} {worker.contender.name:<24} {shown}")
+        if measure == MEMORY_MEASURE:
+            memory[worker.contender.name] = machine.memory(worker.pid)
+        runs += turns
+        shown = ", ".join(f"{run.value:.2f}" for run in turns)
+        say(f"   round {round_}  {measure:<14} {worker.contender.name:<24} {shown}")
     return runs, memory
+
+
+@contextlib.contextmanager
+def _held(lock: Path | None) -> Iterator[None]:
+    if lock is None:
+        yield
+        return
+    with lock.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _turn(worker: Worker, others: Sequence[Worker], measure: Measure, round_: int, workload: Workload) -> list[Run]:

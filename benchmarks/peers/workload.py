@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from benchmarks.peers.workers.line_protocol import Answer, Job
@@ -47,8 +47,9 @@ class Workload:
         return [[self._job(source, self.prompt_tokens, self.answer_tokens) for _ in range(count)]]
 
     def warm_up(self) -> list[list[Job]]:
-        """Every shape once."""
-        return [run for measure in MEASURES if measure != "paced_goodput" for run in self.jobs(measure, -1)]
+        """Every shape once, with short answers."""
+        runs = [run for measure in MEASURES if measure != "paced_goodput" for run in self.jobs(measure, -1)]
+        return [[replace(job, max_tokens=min(job.max_tokens, 16)) for job in run] for run in runs]
 
     def awakening(self) -> list[Job]:
         """A short request before each turn, so that nobody pays for having been idle."""
