@@ -31,6 +31,7 @@ class CancellationWatch:
         self._changed = threading.Condition()
         self._watched: set[WatchedRequest] = set()
         self._ended: set[WatchedRequest] = set()
+        self._tick_is_due = False
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="fathom-cancellation", daemon=True)
         self._thread.start()
@@ -40,8 +41,9 @@ class CancellationWatch:
         with self._changed:
             if watched in self._ended:
                 self._ended.discard(watched)
-                return
-            self._watched.add(watched)
+            else:
+                self._watched.add(watched)
+            self._tick_is_due = True
             self._changed.notify()
 
     def remove(self, watched: WatchedRequest) -> None:
@@ -51,6 +53,7 @@ class CancellationWatch:
                 self._watched.discard(watched)
             else:
                 self._ended.add(watched)
+            self._tick_is_due = True
             self._changed.notify()
 
     def close(self) -> None:
@@ -63,16 +66,15 @@ class CancellationWatch:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not (self._watched or self._closing):
+                while not (self._watched or self._tick_is_due or self._closing):
                     self._changed.wait()
                 if self._closing:
                     return
+                self._tick_is_due = False
                 watched = list(self._watched)
             for one in watched:
                 if one.request is not None and not one.request.cancelled and one.transport.is_cancelled():
                     self._engine.cancel(one.request)
             self._on_tick()
             with self._changed:
-                became_idle = self._changed.wait_for(lambda: self._closing or not self._watched, _WATCH_INTERVAL_S)
-            if became_idle:
-                self._on_tick()
+                self._changed.wait_for(lambda: self._closing or not self._watched, _WATCH_INTERVAL_S)
