@@ -234,7 +234,7 @@ class Linear {
         const size_t codes = static_cast<size_t>(rows * shape_.stride);
         const size_t numbers = static_cast<size_t>(round_up(rows * shape_.blocks, 16)) * 4;
         uint8_t* memory = rows_scratch.reserve(codes + 2 * numbers);
-        return {reinterpret_cast<int8_t*>(memory), reinterpret_cast<float*>(memory + codes),
+        return {rows, reinterpret_cast<int8_t*>(memory), reinterpret_cast<float*>(memory + codes),
                 reinterpret_cast<int32_t*>(memory + codes + numbers)};
     }
 

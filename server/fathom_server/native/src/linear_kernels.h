@@ -40,9 +40,10 @@ struct PackedMatrix {
 
 // T rows of activations in 8 bits.
 struct QuantizedRows {
+    int64_t count;    // T
     int8_t* codes;    // [T, stride]
-    float* scales;    // [T, blocks]; NaN where a value was not finite: its codes are zero
-    int32_t* totals;  // [T, blocks] sums of the codes
+    float* scales;    // [blocks, T]; NaN where a value was not finite: its codes are zero
+    int32_t* totals;  // [blocks, T] sums of the codes
 };
 
 struct PrepareTask {

@@ -199,6 +199,27 @@ constexpr int64_t kAhead = 4 * kStepBytes * 8;
 
 inline const float* scales_of(const uint8_t* block) { return reinterpret_cast<const float*>(block); }
 
+// Where rows of a tile lie: three to a pointer, so that a tile's addresses fit the general registers. The compiler is
+// kept from making a pointer for each row of them.
+template <int kRows>
+struct RowPointers {
+    const int8_t* first[(kRows + 2) / 3];
+    int64_t stride;
+
+    RowPointers(const int8_t* rows, int64_t stride_bytes) : stride(stride_bytes) {
+        for (int group = 0; group < (kRows + 2) / 3; ++group) first[group] = rows + 3 * group * stride;
+    }
+    void hide() {
+#if defined(__GNUC__)
+        for (const int8_t*& pointer : first) asm("" : "+r"(pointer));
+#endif
+    }
+    const int8_t* at(int row) const { return first[row / 3] + row % 3 * stride; }
+    void advance(int64_t bytes) {
+        for (const int8_t*& pointer : first) pointer += bytes;
+    }
+};
+
 // ---- one scale a column: integer sums over all of K
 
 struct IntegerTile {
@@ -227,35 +248,31 @@ void integer_tile(const IntegerTile& tile) {
         }
     }
     const uint8_t* codes = tile.codes;
-    const int8_t* activations = tile.rows;
-    const int64_t stride = tile.stride;
-    int64_t step = 0;
-    constexpr int kUnrolled = 4;
-    for (; step + kUnrolled <= tile.steps; step += kUnrolled) {
-        for (int each = 0; each < kUnrolled; ++each) {
-            const int part = each % kSplit;
-            for (int line = 0; line < kVectors; ++line) FATHOM_PREFETCH(codes + kAhead + line * 64);
-            Dot weights[kVectors];
-            for (int vector = 0; vector < kVectors; ++vector) weights[vector] = Dot::load(codes + vector * 64);
-            for (int row = 0; row < kRows; ++row) {
-                const Dot::Shared shared = Dot::share(activations + row * stride);
-                for (int vector = 0; vector < kVectors; ++vector) {
-                    sums[part][row][vector] = weights[vector].add(sums[part][row][vector], shared);
-                }
-            }
-            codes += kStepBytes;
-            activations += 4;
+    RowPointers<kRows> activations(tile.rows, tile.stride);
+    const auto add_step = [&](int part, int ahead) __attribute__((always_inline)) {
+        for (int line = 0; line < kVectors; ++line) FATHOM_PREFETCH(codes + kAhead + ahead * kStepBytes + line * 64);
+        Dot weights[kVectors];
+        for (int vector = 0; vector < kVectors; ++vector) {
+            weights[vector] = Dot::load(codes + ahead * kStepBytes + vector * 64);
         }
+        for (int row = 0; row < kRows; ++row) {
+            const Dot::Shared shared = Dot::share(activations.at(row) + ahead * 4);
+            for (int vector = 0; vector < kVectors; ++vector) {
+                sums[part][row][vector] = weights[vector].add(sums[part][row][vector], shared);
+            }
+        }
+    };
+    int64_t step = 0;
+    for (; step + 4 <= tile.steps; step += 4) {
+        activations.hide();
+        for (int ahead = 0; ahead < 4; ++ahead) add_step(ahead % kSplit, ahead);
+        codes += 4 * kStepBytes;
+        activations.advance(16);
     }
     for (; step < tile.steps; ++step) {
-        for (int vector = 0; vector < kVectors; ++vector) {
-            const Dot weights = Dot::load(codes + vector * 64);
-            for (int row = 0; row < kRows; ++row) {
-                sums[0][row][vector] = weights.add(sums[0][row][vector], Dot::share(activations + row * stride));
-            }
-        }
+        add_step(0, 0);
         codes += kStepBytes;
-        activations += 4;
+        activations.advance(4);
     }
     for (int row = 0; row < kRows; ++row) {
         for (int vector = 0; vector < kVectors; ++vector) {
@@ -275,21 +292,20 @@ void integer_tile(const IntegerTile& tile) {
 // ---- a scale a block: integer sums of a block, float sums of blocks from the first to the last
 
 struct BlockTile {
-    const uint8_t* block;     // the first block's scales
-    const uint8_t* codes;     // and its codes, at the tile's first vector
+    const uint8_t* scales;    // of the first block, at the tile's first vector
+    int64_t codes_at;         // bytes from there to the block's codes
+    int64_t zero_points_at;   // and to its zero points; 0 where there are none
     int64_t block_bytes;      // from one block to the next
+    int32_t zero_point;       // of all where there are none of their own
     const int8_t* rows;       // of the first block
     int64_t stride;
     int64_t steps;            // of a block, of 4 values of k
     int64_t blocks;
-    int vector;               // the tile's first
-    bool zero_points;
-    int32_t zero_point;       // of all where there are none
     float* sums;              // [rows, 32], at the tile's first vector
     bool first;
-    const float* row_scales;  // [rows, all blocks], at the first block
+    const float* row_scales;  // [blocks, all rows], at the tile's first row
     const int32_t* totals;
-    int64_t all_blocks;
+    int64_t all_rows;
 };
 
 template <int kRows, bool kNibbles>
@@ -301,64 +317,82 @@ void block_tile(const BlockTile& tile) {
             values[row][vector] = tile.first ? F16::set(0.0f) : F16::load(tile.sums + row * kPanelColumns + vector * 16);
         }
     }
-    const int64_t stride = tile.stride;
+    RowPointers<kRows> activations(tile.rows, tile.stride);
+    const uint8_t* head = tile.scales;
+    const float* row_scales = tile.row_scales;
+    const int32_t* totals = tile.totals;
     for (int64_t block = 0; block < tile.blocks; ++block) {
-        const uint8_t* head = tile.block + block * tile.block_bytes;
-        const uint8_t* codes = tile.codes + block * tile.block_bytes;
-        const int8_t* activations = tile.rows + block * tile.steps * 4;
+        const uint8_t* codes = head + tile.codes_at;
         I16 sums[kSplit][kRows][kVectors];
         for (int vector = 0; vector < kVectors; ++vector) {
-            const I16 zero_points = tile.zero_points ? I16::widen(head + kScaleBytes + (tile.vector + vector) * 16)
-                                                     : I16::set(tile.zero_point);
+            const I16 zero_points =
+                tile.zero_points_at ? I16::widen(head + tile.zero_points_at + vector * 16) : I16::set(tile.zero_point);
             for (int row = 0; row < kRows; ++row) {
-                const int32_t total = tile.totals[row * tile.all_blocks + block];
-                sums[0][row][vector] = tile.zero_points ? zero_points * I16::set(-total) : I16::set(-total * tile.zero_point);
+                sums[0][row][vector] = tile.zero_points_at ? zero_points * I16::set(-totals[row])
+                                                        : I16::set(-totals[row] * tile.zero_point);
                 for (int part = 1; part < kSplit; ++part) sums[part][row][vector] = I16::set(0);
             }
         }
-        if constexpr (kNibbles) {
-            for (int64_t step = 0; step < tile.steps; step += 2) {
-                for (int line = 0; line < kVectors; ++line) FATHOM_PREFETCH(codes + kAhead + line * 64);
-                Nibbles weights[kVectors];
-                for (int vector = 0; vector < kVectors; ++vector) weights[vector] = Nibbles::load(codes + vector * 64);
-                for (int row = 0; row < kRows; ++row) {
-                    const NibbleDot::Shared low = NibbleDot::share(activations + row * stride);
-                    const NibbleDot::Shared high = NibbleDot::share(activations + row * stride + 4);
-                    for (int vector = 0; vector < kVectors; ++vector) {
-                        sums[0][row][vector] = weights[vector].low.add(sums[0][row][vector], low);
-                        I16& other = sums[kSplit - 1][row][vector];
-                        other = weights[vector].high.add(other, high);
+        // a block is a multiple of 16 values of k
+        for (int64_t step = 0; step < tile.steps; step += 4) {
+            activations.hide();
+            if constexpr (kNibbles) {
+                for (int pair = 0; pair < 2; ++pair) {
+                    for (int line = 0; line < kVectors; ++line) {
+                        FATHOM_PREFETCH(codes + kAhead + pair * kStepBytes + line * 64);
                     }
-                }
-                codes += kStepBytes;
-                activations += 8;
-            }
-        } else {
-            for (int64_t step = 0; step < tile.steps; step += kSplit) {
-                for (int part = 0; part < kSplit; ++part) {
-                    for (int line = 0; line < kVectors; ++line) FATHOM_PREFETCH(codes + kAhead + line * 64);
-                    Dot weights[kVectors];
-                    for (int vector = 0; vector < kVectors; ++vector) weights[vector] = Dot::load(codes + vector * 64);
+                    Nibbles weights[kVectors];
+                    for (int vector = 0; vector < kVectors; ++vector) {
+                        weights[vector] = Nibbles::load(codes + pair * kStepBytes + vector * 64);
+                    }
                     for (int row = 0; row < kRows; ++row) {
-                        const Dot::Shared shared = Dot::share(activations + row * stride);
+                        const NibbleDot::Shared low = NibbleDot::share(activations.at(row) + pair * 8);
                         for (int vector = 0; vector < kVectors; ++vector) {
-                            sums[part][row][vector] = weights[vector].add(sums[part][row][vector], shared);
+                            sums[0][row][vector] = weights[vector].low.add(sums[0][row][vector], low);
                         }
                     }
-                    codes += kStepBytes;
-                    activations += 4;
+                    for (int row = 0; row < kRows; ++row) {
+                        const NibbleDot::Shared high = NibbleDot::share(activations.at(row) + pair * 8 + 4);
+                        for (int vector = 0; vector < kVectors; ++vector) {
+                            I16& other = sums[kSplit - 1][row][vector];
+                            other = weights[vector].high.add(other, high);
+                        }
+                    }
                 }
+                codes += 2 * kStepBytes;
+            } else {
+                for (int ahead = 0; ahead < 4; ++ahead) {
+                    for (int line = 0; line < kVectors; ++line) {
+                        FATHOM_PREFETCH(codes + kAhead + ahead * kStepBytes + line * 64);
+                    }
+                    Dot weights[kVectors];
+                    for (int vector = 0; vector < kVectors; ++vector) {
+                        weights[vector] = Dot::load(codes + ahead * kStepBytes + vector * 64);
+                    }
+                    for (int row = 0; row < kRows; ++row) {
+                        const Dot::Shared shared = Dot::share(activations.at(row) + ahead * 4);
+                        for (int vector = 0; vector < kVectors; ++vector) {
+                            I16& sum = sums[ahead % kSplit][row][vector];
+                            sum = weights[vector].add(sum, shared);
+                        }
+                    }
+                }
+                codes += 4 * kStepBytes;
             }
+            activations.advance(16);
         }
         for (int vector = 0; vector < kVectors; ++vector) {
-            const F16 scales = F16::load(scales_of(head) + (tile.vector + vector) * 16);
+            const F16 scales = F16::load(scales_of(head) + vector * 16);
             for (int row = 0; row < kRows; ++row) {
                 I16 sum = sums[0][row][vector];
                 for (int part = 1; part < kSplit; ++part) sum = sum + sums[part][row][vector];
-                const F16 scaled = to_float(sum) * F16::set(tile.row_scales[row * tile.all_blocks + block]);
+                const F16 scaled = to_float(sum) * F16::set(row_scales[row]);
                 values[row][vector] = fma(scaled, scales, values[row][vector]);
             }
         }
+        head += tile.block_bytes;
+        row_scales += tile.all_rows;
+        totals += tile.all_rows;
     }
     for (int row = 0; row < kRows; ++row) {
         for (int vector = 0; vector < kVectors; ++vector) {
@@ -438,21 +472,20 @@ void block_panel(const ProductTask& task, const PackedMatrix& matrix, int64_t pa
         for (int64_t tile = 0; tile < tiles; ++tile) {
             const int64_t from = tile * rows / tiles, to = (tile + 1) * rows / tiles;
             for (int vector = 0; vector < kVectorsOfPanel; vector += kVectors) {
-                const BlockTile part = {at,
-                                        at + before_codes + vector * 64,
+                const BlockTile part = {at + vector * 64,
+                                        before_codes,
+                                        matrix.zero_points ? kScaleBytes - vector * 48 : 0,
                                         matrix.block_bytes,
+                                        shape.bits == 8 ? 128 : 8,
                                         task.rows.codes + (begin + from) * shape.stride + block * shape.block,
                                         shape.stride,
                                         steps,
                                         blocks,
-                                        vector,
-                                        matrix.zero_points,
-                                        shape.bits == 8 ? 128 : 8,
                                         values + from * kPanelColumns + vector * 16,
                                         block == 0,
-                                        task.rows.scales + (begin + from) * shape.blocks + block,
-                                        task.rows.totals + (begin + from) * shape.blocks + block,
-                                        shape.blocks};
+                                        task.rows.scales + block * task.rows.count + begin + from,
+                                        task.rows.totals + block * task.rows.count + begin + from,
+                                        task.rows.count};
                 if (shape.bits == 4) {
                     Dispatch<BlockTile, NibbleBlockKernel, kBlockRows>::run(to - from, part);
                 } else {
@@ -561,8 +594,8 @@ void prepare(const PrepareTask& task, int64_t begin, int64_t end, float* values)
         for (int64_t block = 0; block < shape.blocks; ++block) {
             const float* from = values + block * run;
             int8_t* codes = task.rows.codes + row * shape.stride + block * run;
-            float& scale = task.rows.scales[row * shape.blocks + block];
-            int32_t& total = task.rows.totals[row * shape.blocks + block];
+            float& scale = task.rows.scales[block * task.rows.count + row];
+            int32_t& total = task.rows.totals[block * task.rows.count + row];
             // magnitudes compare as integers, infinities and NaNs above all numbers
             I16 magnitudes = I16::set(0);
             for (int64_t k = 0; k < run; k += 16) {
