@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from fathom_export.encoder.form import EncoderForm, EncoderTask
 from fathom_export.encoder.sentence_model import SentenceModel
@@ -12,7 +12,11 @@ from fathom_export.encoder.tokenizer import load_tokenizer
 from fathom_export.errors import MissingExtraError
 from fathom_export.graph_file import read_opsets
 from fathom_export.spec import Precision
+from fathom_export.spec.quantisation import EncoderQuantisation
 from fathom_server.engine.settings import GRAPH_FILE
+
+if TYPE_CHECKING:
+    from fathom_server.text.tokenizer import TextTokenizer
 
 OPSET: Final = 21
 """The first whose QuantizeLinear takes a scale for each row, and one that every onnxruntime backend since Triton 24.10
@@ -34,6 +38,7 @@ def build_encoder(
     *,
     precision: Precision,
     task: EncoderTask = "embed",
+    quantisation: EncoderQuantisation | None = None,
     fp32_copy: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> EncoderGraph:
@@ -42,15 +47,16 @@ def build_encoder(
     The graph takes ``input_ids``, ``attention_mask`` and, for pairs of an architecture that tells them apart so,
     ``token_type_ids``, int64 [batch, sequence], padded at the end. It gives float32 ``sentence_embedding`` [batch,
     dimension] (embed), ``score`` [batch, 1] (rerank) or ``scores`` [batch, labels] (classify). In int8, too, no row
-    depends on its neighbours. ``fp32_copy`` is a file that the graph goes to, too, before it is quantised.
-    ``on_progress`` is called with the stages done and their total.
+    depends on its neighbours; fp8 is calibrated, and ``quantisation.json`` says on what. ``fp32_copy`` is a file that
+    the graph goes to, too, before its precision is lowered. ``on_progress`` is called with the stages done and their
+    total.
 
-    Raises CheckpointError, SourceError or UnsupportedArchitectureError for the source, MissingExtraError without torch
-    and transformers, ParityError if the graph's outputs stray from the source's.
+    Raises CheckpointError, SourceError or UnsupportedArchitectureError for the source, SpecError for the calibration
+    text, MissingExtraError without torch and transformers, ParityError if the graph's outputs stray from the source's.
     """
     form = EncoderForm.load(source, task)
     report = on_progress or (lambda done, total: None)
-    stages = 4 if precision == "int8" else 3
+    stages = 3 if precision == "fp32" else 4
     try:
         from fathom_export.encoder.torch_model import export_to_onnx, load_classifier, load_sentence_encoder
     except ImportError as error:
@@ -59,20 +65,50 @@ def build_encoder(
             "'fathom-export[torch]'"
         ) from error
     from fathom_export.encoder.parity import check_parity, reference_outputs
-    from fathom_export.encoder.quantise import quantise_to_int8
 
     model = form.model
     torch_model = load_sentence_encoder(model) if isinstance(model, SentenceModel) else load_classifier(model)
-    reference = reference_outputs(torch_model, load_tokenizer(source, form.architecture), form)
+    tokenizer = load_tokenizer(source, form.architecture)
+    reference = reference_outputs(torch_model, tokenizer, form)
     report(1, stages)
     graph = destination / GRAPH_FILE
     export_to_onnx(torch_model, graph, OPSET, form.inputs, form.output.name)
     report(2, stages)
-    if precision == "int8":
+    if precision != "fp32":
         if fp32_copy is not None:
             shutil.copyfile(graph, fp32_copy)
-        quantise_to_int8(graph)
+        _lower(graph, form, tokenizer, precision, quantisation or EncoderQuantisation())
         report(3, stages)
     check = check_parity(graph, reference, precision, form.output.name)
     report(stages, stages)
     return EncoderGraph(form, read_opsets(graph), check)
+
+
+def _lower(
+    graph: Path, form: EncoderForm, tokenizer: "TextTokenizer", precision: Precision, quantisation: EncoderQuantisation
+) -> None:
+    """Turn a float32 graph file into another precision, in place."""
+    if precision == "int8":
+        from fathom_export.encoder.quantise import quantise_to_int8
+
+        quantise_to_int8(graph)
+        return
+    import onnx_ir as ir
+
+    from fathom_export.quantise.float16 import to_float16
+    from fathom_export.quantise.fp8 import insert_fp8
+    from fathom_export.quantise.lowering import write_report
+
+    calibration = None
+    if precision == "fp8":
+        from fathom_export.encoder.calibration import calibrate
+
+        calibration = calibrate(graph, form, tokenizer, quantisation)
+        write_report(graph.parent, calibration.report)
+    model = ir.load(graph)
+    if calibration is not None:
+        insert_fp8(model.graph, calibration.scales, calibration.skipped)
+    to_float16(model)
+    lowered = graph.with_suffix(".lowered")
+    ir.save(model, lowered)
+    lowered.replace(graph)

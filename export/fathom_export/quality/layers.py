@@ -72,17 +72,20 @@ def stream_points(graph: Any, output: str, output_layer: str) -> list[StreamPoin
     names = {name for node in graph.node for name in node.output if name}
     readers = Counter(name for node in graph.node for name in set(node.input))
     weights = {tensor.name for tensor in graph.initializer}
+    # in float16 a norm reads the stream through a cast
+    widened = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Cast"}
     points = []
     for node in graph.node:
         norm = node.output[0]
+        source = widened.get(node.input[0], node.input[0]) if node.input else ""
         if norm.endswith(_NAMED_NORMS):
-            stream = norm + RESIDUAL_SUFFIX if norm + RESIDUAL_SUFFIX in names else node.input[0]
+            stream = norm + RESIDUAL_SUFFIX if norm + RESIDUAL_SUFFIX in names else source
             points.append(StreamPoint(norm.removesuffix("_norm"), (stream, norm), is_sum=True))
         elif node.op_type == "LayerNormalization":
             weight = next((name for name in node.input[1:2] if name in weights), norm)
             layer = weight.removeprefix(_MODULE_PREFIX).removesuffix(".weight").removesuffix(".LayerNorm")
-            is_sum = readers[node.input[0]] > 1
-            points.append(StreamPoint(layer, (node.input[0], norm) if is_sum else (norm,), is_sum=is_sum))
+            is_sum = readers[source] > 1
+            points.append(StreamPoint(layer, (source, norm) if is_sum else (norm,), is_sum=is_sum))
     if len({point.stream for point in points}) != len(points):
         return []
     layers = Counter(point.name for point in points)

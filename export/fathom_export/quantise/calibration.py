@@ -1,15 +1,17 @@
 """What fp8 and Wanda must know of a model's activations, and which layers hurt most in fp8."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from fathom_export.quantise.activations import ActivationStatistics
 from fathom_export.quantise.calibration_text import CalibrationTokens
-from fathom_export.quantise.float32_graph import Float32Graph
+from fathom_export.quantise.float32_graph import Float32Graph, Layer
+
+Sample = TypeVar("Sample", contravariant=True)
 
 SENSITIVITY_SEQUENCES: Final = 2
 """Calibration sequences over which each layer is tried in fp8."""
@@ -24,13 +26,26 @@ class SkippedLayers:
     share: float
 
 
-def gather_statistics(graph: Float32Graph, tokens: CalibrationTokens) -> dict[str, ActivationStatistics]:
-    """Statistics of every product's input over the calibration tokens, by the input's name."""
+class OpenGraph(Protocol[Sample]):
+    """A graph whose products' inputs can be seen."""
+
+    @property
+    def layers(self) -> Sequence[Layer]:
+        """Its products."""
+        ...
+
+    def activations(self, sample: Sample, /) -> Mapping[str, npt.NDArray[np.float32]]:
+        """The inputs of every product for one sample, by their names."""
+        ...
+
+
+def gather_statistics(graph: OpenGraph[Sample], samples: Iterable[Sample]) -> dict[str, ActivationStatistics]:
+    """Statistics of every product's input over the calibration text, by the input's name."""
     statistics: dict[str, ActivationStatistics] = {
         layer.activations: ActivationStatistics(layer.shape[0]) for layer in graph.layers
     }
-    for sequence in tokens.sequences:
-        for name, values in graph.activations(sequence).items():
+    for sample in samples:
+        for name, values in graph.activations(sample).items():
             statistics[name].add(values)
     return statistics
 
@@ -53,19 +68,19 @@ def sensitivity(graph: Float32Graph, tokens: CalibrationTokens, scales: Mapping[
     return harm
 
 
-def choose_skipped(graph: Float32Graph, harm: Mapping[str, float], budget: float) -> SkippedLayers:
+def choose_skipped(layers: Sequence[Layer], harm: Mapping[str, float], budget: float) -> SkippedLayers:
     """The layers to leave in fp16: most harm a weight first, each if it still fits into the budget.
 
     ``budget`` is the share of the weights of all products that the layers left out may hold.
     """
-    total = sum(layer.weights for layer in graph.layers)
+    total = sum(layer.weights for layer in layers)
     left = budget * total
     skipped = []
-    for layer in sorted(graph.layers, key=lambda layer: harm[layer.name] / layer.weights, reverse=True):
+    for layer in sorted(layers, key=lambda layer: harm[layer.name] / layer.weights, reverse=True):
         if layer.weights <= left and harm[layer.name] > 0:
             left -= layer.weights
             skipped.append(layer.name)
-    weights = sum(layer.weights for layer in graph.layers if layer.name in skipped)
+    weights = sum(layer.weights for layer in layers if layer.name in skipped)
     return SkippedLayers(tuple(skipped), harm, weights / total)
 
 

@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 
 TOKENS: Final = 2048
 """Tokens that are looked at, at most."""
+FEWEST_TOKENS: Final = 32
+"""A text of fewer is refused."""
 SEED: Final = 0
 
+_MOST_BYTES_A_TOKEN: Final = 64
 _SEQUENCES: Final = 16
 """How many texts the model writes."""
 
@@ -43,20 +46,25 @@ def read_text(path: Path, source: Path, length: int) -> CalibrationTokens:
     from fathom_server.text.tokenizer import TextTokenizer
 
     where = f"quantisation.calibration_text {path}"
+    text = read_beginning(path, where)
+    ids = (
+        np.array(TextTokenizer.load(source).encode(text)[:TOKENS], np.int64) if text.strip() else np.empty(0, np.int64)
+    )
+    if len(ids) < FEWEST_TOKENS:
+        raise SpecError(
+            f"{where} holds {len(ids)} tokens; give it at least {FEWEST_TOKENS} of text like the model's use"
+        )
+    return CalibrationTokens("user", tuple(ids[begin : begin + length] for begin in range(0, len(ids), length)))
+
+
+def read_beginning(path: Path, where: str) -> str:
+    """As much of a UTF-8 file as can be looked at; raises SpecError beginning with ``where`` if it cannot be read."""
     try:
         with path.open("rb") as file:
             content = file.read(TOKENS * _MOST_BYTES_A_TOKEN)
     except OSError as error:
         raise SpecError(f"{where} cannot be read: {error.strerror or error}") from error
-    text = _decoded(content, where)
-    ids = (
-        np.array(TextTokenizer.load(source).encode(text)[:TOKENS], np.int64) if text.strip() else np.empty(0, np.int64)
-    )
-    if len(ids) < _FEWEST_TOKENS:
-        raise SpecError(
-            f"{where} holds {len(ids)} tokens; give it at least {_FEWEST_TOKENS} of text like the model's use"
-        )
-    return CalibrationTokens("user", tuple(ids[begin : begin + length] for begin in range(0, len(ids), length)))
+    return _decoded(content, where)
 
 
 def write_text(graph: "Float32Graph", start: int | None, length: int, seed: int = SEED) -> CalibrationTokens:
@@ -76,10 +84,6 @@ def write_text(graph: "Float32Graph", start: int | None, length: int, seed: int 
         noise = random.gumbel(size=logits[:, 0].shape)
         tokens = np.concatenate([tokens, (logits[:, 0] + noise).argmax(axis=1)[:, np.newaxis]], axis=1)
     return CalibrationTokens("generated", tuple(tokens))
-
-
-_MOST_BYTES_A_TOKEN: Final = 64
-_FEWEST_TOKENS: Final = 32
 
 
 def _decoded(content: bytes, where: str) -> str:

@@ -26,8 +26,9 @@ from fathom_server.engine.settings import (
 LENGTH: Final = 128
 """Tokens of a calibration sequence, at most; the graph's cache is no longer."""
 
-_SWITCH: Final = ".is_fp8"
-_SCALE: Final = ".scale"
+SWITCH_SUFFIX: Final = ".is_fp8"
+SCALE_SUFFIX: Final = ".scale"
+"""Of the inputs that put a layer through fp8."""
 
 Cache = dict[tuple[int, Literal["key", "value"]], npt.NDArray[np.float32]]
 Logits = npt.NDArray[np.float32]
@@ -48,6 +49,14 @@ class Layer:
         return self.shape[0] * self.shape[1]
 
 
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """An opened graph's products, and their matrices by name, mapped from the file where it stores them apart."""
+
+    layers: Sequence[Layer]
+    weights: Mapping[str, npt.NDArray[np.float32]]
+
+
 class Float32Graph:
     """A portable float32 graph whose every product gives its inputs out, and can be computed in fp8 instead."""
 
@@ -57,7 +66,8 @@ class Float32Graph:
         self.vocabulary = form.vocabulary
         self.length = form.max_context
         self._form = form
-        self.layers, self._weights = _open_up(folder / GRAPH_FILE)
+        opened = open_up(folder / GRAPH_FILE)
+        self.layers, self._weights = opened.layers, opened.weights
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.add_session_config_entry("session.disable_quant_qdq", "1")
@@ -67,8 +77,8 @@ class Float32Graph:
         self._session = ort.InferenceSession(str(folder / GRAPH_FILE), options, providers=["CPUExecutionProvider"])
         self._idle: dict[str, npt.NDArray[Any]] = {}
         for layer in self.layers:
-            self._idle[layer.name + _SWITCH] = np.array(False)
-            self._idle[layer.name + _SCALE] = np.array(1, np.float32)
+            self._idle[layer.name + SWITCH_SUFFIX] = np.array(False)
+            self._idle[layer.name + SCALE_SUFFIX] = np.array(1, np.float32)
 
     def empty_cache(self, batch: int) -> Cache:
         """A cache of zeros for so many rows."""
@@ -107,12 +117,7 @@ class Float32Graph:
         """
         feeds = self._prefill(ids) | self._idle
         if layer is not None and fp8 is not None:
-            from fathom_export.quantise.fp8 import column_scales, rounded
-
-            matrix = self._weights[layer.matrix].copy()
-            feeds[layer.matrix] = rounded(matrix, column_scales(matrix))
-            feeds[layer.name + _SCALE] = np.array(fp8[layer.activations], np.float32)
-            feeds[layer.name + _SWITCH] = np.array(True)
+            feeds |= fp8_layer(layer, self._weights[layer.matrix], fp8)
         logits: npt.NDArray[np.float32] = self._session.run([LOGITS], feeds)[0][0]
         return logits
 
@@ -152,10 +157,23 @@ def float32_graph(
         yield Float32Graph(folder, form)
 
 
-def _open_up(path: Path) -> tuple[Sequence[Layer], dict[str, npt.NDArray[np.float32]]]:
+def fp8_layer(
+    layer: Layer, matrix: npt.NDArray[np.float32], scales: Mapping[str, np.float32]
+) -> dict[str, npt.NDArray[Any]]:
+    """What an opened graph is fed with to compute one layer in fp8; ``scales`` are the activations', by name."""
+    from fathom_export.quantise.fp8 import column_scales, rounded
+
+    return {
+        layer.matrix: rounded(matrix, column_scales(matrix)),
+        layer.name + SCALE_SUFFIX: np.array(scales[layer.activations], np.float32),
+        layer.name + SWITCH_SUFFIX: np.array(True),
+    }
+
+
+def open_up(path: Path) -> Layers:
     """Rewrite a graph file: inputs of products become outputs, and each product gets a switch to fp8.
 
-    Matrices become inputs that need not be given. Returns the layers, and their matrices mapped from the data file.
+    Matrices become inputs that need not be given.
     """
     import ml_dtypes
     import onnx_ir as ir
@@ -173,13 +191,13 @@ def _open_up(path: Path) -> tuple[Sequence[Layer], dict[str, npt.NDArray[np.floa
         layers.append(Layer(name, str(source.name), str(matrix.name), product.shape))
         if source.name not in seen:
             seen.add(str(source.name))
-            source.type, source.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([None, None, product.shape[0]])
+            source.type, source.shape = ir.TensorType(ir.DataType.FLOAT), None
             graph.outputs.append(source)
         if matrix.name not in weights:
             weights[str(matrix.name)] = stored(matrix).numpy()
             graph.inputs.append(matrix)
-        switch = ir.val(name + _SWITCH, ir.DataType.BOOL, ())
-        scale = ir.val(name + _SCALE, ir.DataType.FLOAT, ())
+        switch = ir.val(name + SWITCH_SUFFIX, ir.DataType.BOOL, ())
+        scale = ir.val(name + SCALE_SUFFIX, ir.DataType.FLOAT, ())
         graph.inputs.extend([switch, scale])
         quantised = ir.node("QuantizeLinear", [source, scale, zero], name=f"{name}.switch.fp8")
         restored = ir.node("DequantizeLinear", [quantised.outputs[0], scale, zero], name=f"{name}.switch.restored")
@@ -189,4 +207,4 @@ def _open_up(path: Path) -> tuple[Sequence[Layer], dict[str, npt.NDArray[np.floa
         graph.insert_before(product.node, [quantised, restored, chosen])
         product.node.replace_input_with(0, chosen.outputs[0])
     ir.save(model, path)
-    return layers, weights
+    return Layers(layers, weights)

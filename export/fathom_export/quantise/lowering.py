@@ -109,7 +109,7 @@ def _fp8_choices(
     }
     if quantisation.fp8_skip_budget == 0:
         return scales, ()
-    chosen = choose_skipped(graph, sensitivity(graph, tokens, scales), quantisation.fp8_skip_budget)
+    chosen = choose_skipped(graph.layers, sensitivity(graph, tokens, scales), quantisation.fp8_skip_budget)
     report["fp8"] |= {
         "harm_nats_a_token": dict(chosen.harm),
         "layers_in_fp16": list(chosen.names),
@@ -129,7 +129,7 @@ def _statistics(
 
     tokens = _tokens(graph, source, quantisation) if tokens is None else tokens
     report["calibration"] = {"text": tokens.kind, "sequences": len(tokens.sequences), "tokens": tokens.count}
-    return gather_statistics(graph, tokens)
+    return gather_statistics(graph, tokens.sequences)
 
 
 def _tokens(graph: "Float32Graph", source: Path, quantisation: Quantisation) -> "CalibrationTokens":

@@ -26,7 +26,7 @@ _ENCODER_TASKS: Final = ("embed", "rerank", "classify")
 TARGETS: Final = {
     ("generate", "cpu"): "ONNX Runtime on CPU",
     ("generate", "portable"): "TensorRT plans, any conforming runtime",
-    **{(task, ENCODER_TARGET): "Triton's onnxruntime backend" for task in _ENCODER_TASKS},
+    **{(task, ENCODER_TARGET): "Triton's onnxruntime backend, TensorRT plans" for task in _ENCODER_TASKS},
 }
 """Every pair of task and target, and what runs it. A decoder's target is its dialect."""
 
@@ -42,13 +42,12 @@ def _encoder_entries(task: str) -> tuple[Entry, ...]:
         ENCODER_TARGET,
         {
             "fp32": "everything in float32",
-            "int8": "int8 weights with one scale a column, uint8 activations with one scale a token",
+            "fp16": "for a GPU: weights and activations in float16; norms, pooling and what follows in float32",
+            "int8": "for CPU: int8 weights with one scale a column, uint8 activations with one scale a token",
+            "fp8": "for a TensorRT plan: fp8 e4m3 weights with one scale a column, activations with one scale a "
+            "tensor, calibrated on a text that is given; the rest as in fp16",
         },
-        {
-            "fp16": "ONNX Runtime's CPU kernels would cast every float16 tensor to float32 and back",
-            "int4": "an encoder computes whole batches, for which blocks of 4 bits are slower than int8",
-            "fp8": "no CPU kernel multiplies fp8",
-        },
+        {"int4": "an encoder computes whole batches, for which blocks of 4 bits are slower than int8"},
     )
 
 

@@ -63,6 +63,7 @@ def write_encoder_models(
         version,
         precision=spec.precision,
         task=spec.task,
+        quantisation=spec.quantisation,
         fp32_copy=staging / FP32_COPY,
         on_progress=on_progress,
     )
@@ -83,6 +84,9 @@ def write_encoder_models(
         # without VNNI instructions, products of u8 and s8 could overflow their 16-bit sums; with them our own backend
         # leaves the guard out, for it halves the speed of such products
         add_parameters(config, {"session.x64quantprecision": 1})
+    if spec.precision == "fp8":
+        # ONNX Runtime's CPU provider computes fp8 by rounding and multiplying in float, if it fuses nothing
+        add_parameters(config, {"session.disable_quant_qdq": 1})
     add_warmup(config, staging / encoder, _warmups(limits, form, spec.serving.preferred_batch_sizes))
     write_config(config, staging / encoder)
 

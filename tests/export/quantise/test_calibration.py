@@ -92,9 +92,11 @@ def test_skipped_layers_stay_within_the_budget(source, tmp_path: Path, budget: f
     """The share of weights left out is at most the budget; with all of it, every layer that does harm is out."""
     with float32_graph(source("qwen3-tied"), tmp_path, 64) as graph:
         tokens = write_text(graph, None, 32)
-        scales = {name: np.float32(seen.largest / 448) for name, seen in gather_statistics(graph, tokens).items()}
+        scales = {
+            name: np.float32(seen.largest / 448) for name, seen in gather_statistics(graph, tokens.sequences).items()
+        }
         harm = sensitivity(graph, tokens, scales)
-        chosen = choose_skipped(graph, harm, budget)
+        chosen = choose_skipped(graph.layers, harm, budget)
         weights = {layer.name: layer.weights for layer in graph.layers}
     assert set(harm) == set(weights)
     assert len(harm) == 7 * 3
