@@ -15,8 +15,8 @@ import pytest
 
 from fathom_export.cli import main
 from fathom_server.engine.plan_passport import PlanPassport
-from fathom_server.engine.runner.load import load_runner
 from fathom_server.engine.runner.onnx import OnnxRunner
+from fathom_server.engine.runner.tensorrt import TensorRTRunner
 from fathom_server.engine.settings import EngineSettings
 
 MODEL = Path(__file__).parents[2] / "examples" / "models" / "large"
@@ -92,7 +92,7 @@ def test_the_plans_answers_are_the_graphs(folder: Path) -> None:
     """Greedy tokens in fp16 on the GPU against fp32 on the CPU: the first logits agree, and so do most tokens."""
     settings = EngineSettings.load(folder)
     vocabulary = settings.graph.vocabulary
-    plan = load_runner(folder, settings)
+    plan = TensorRTRunner(folder, settings)
     graph = OnnxRunner(folder, replace(settings, limits=replace(settings.limits, max_batch=1)))
     rng = np.random.default_rng(0)
     same = 0
@@ -110,7 +110,7 @@ def test_the_plans_answers_are_the_graphs(folder: Path) -> None:
 def test_company_changes_no_token(folder: Path) -> None:
     """A row decodes to the same tokens alone and among others of one profile."""
     settings = EngineSettings.load(folder)
-    runner = load_runner(folder, settings)
+    runner = TensorRTRunner(folder, settings)
     prompt = [3, 5, 7, 11]
     answers = []
     for batch in (2, MAX_BATCH):
@@ -129,7 +129,7 @@ def test_company_changes_no_token(folder: Path) -> None:
 def test_speed_is_shown(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Steps are timed and printed, with the machine; no time is asserted."""
     settings = EngineSettings.load(folder)
-    runner = load_runner(folder, settings)
+    runner = TensorRTRunner(folder, settings)
     lines = [f"{PlanPassport.load(folder / 'plan.json').built_with}"]
     chunk = np.zeros(CHUNK, dtype=np.int64)
     steps = {f"prefill of {CHUNK}": partial(runner.prefill, 0, 0, chunk)}

@@ -9,7 +9,9 @@ from tests.export.tensorrt.played_tensorrt import PlayedTensorRT
 
 from fathom_export.cli import main
 from fathom_server.engine.plan_passport import PlanPassport
+from fathom_server.engine.runner.base import StepRow
 from fathom_server.engine.runner.load import load_runner
+from fathom_server.engine.runner.slots import SlotRunnerAdapter
 from fathom_server.engine.runner.tensorrt import TensorRTRunner
 from fathom_server.engine.settings import EngineSettings
 
@@ -23,8 +25,9 @@ def test_an_fp8_graph_becomes_an_fp8_plan(played: PlayedTensorRT, exported_fp8: 
     assert main(["plan", "chatfp8", "--repository", str(repository)]) == 0
     assert PlanPassport.load(folder / "plan.json").options.precision == "fp8"
     runner = load_runner(folder, EngineSettings.load(folder))
-    assert isinstance(runner, TensorRTRunner)
-    logits = runner.prefill(0, 0, np.array([5, 6, 7, 8], dtype=np.int64))
+    assert isinstance(runner, SlotRunnerAdapter)
+    assert isinstance(runner.runner, TensorRTRunner)
+    logits = runner.step([StepRow([0], 0, [5, 6, 7, 8], 1)])
     assert np.isfinite(logits).all()
     assert logits.std() > 0
     runner.close()

@@ -14,6 +14,7 @@ from fathom_export.tensorrt.half_precision import write_half
 from fathom_server.engine.plan_passport import PlanPassport
 from fathom_server.engine.runner.load import load_runner
 from fathom_server.engine.runner.onnx import OnnxRunner
+from fathom_server.engine.runner.slots import SlotRunnerAdapter
 from fathom_server.engine.runner.tensorrt import TensorRTRunner
 from fathom_server.engine.settings import EngineSettings
 from fathom_server.errors import DeviceError, SettingsError
@@ -32,10 +33,11 @@ def folder(played: PlayedTensorRT, exported: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def runner(folder: Path) -> Iterator[TensorRTRunner]:
     """The runner that the folder asks for."""
-    runner = load_runner(folder, EngineSettings.load(folder))
-    assert isinstance(runner, TensorRTRunner)
-    yield runner
-    runner.close()
+    adapter = load_runner(folder, EngineSettings.load(folder))
+    assert isinstance(adapter, SlotRunnerAdapter)
+    assert isinstance(adapter.runner, TensorRTRunner)
+    yield adapter.runner
+    adapter.close()
 
 
 @pytest.fixture
@@ -169,4 +171,16 @@ def test_a_shape_without_a_profile_is_an_error(runner: TensorRTRunner) -> None:
 def test_without_a_plan_the_graph_itself_is_run(folder: Path) -> None:
     """The folder decides: no model.plan, no TensorRT."""
     (folder / "model.plan").unlink()
-    assert isinstance(load_runner(folder, EngineSettings.load(folder)), OnnxRunner)
+    adapter = load_runner(folder, EngineSettings.load(folder))
+    assert isinstance(adapter, SlotRunnerAdapter)
+    assert isinstance(adapter.runner, OnnxRunner)
+
+
+def test_several_positions_logits_are_those_of_the_graph(folder: Path, reference: OnnxRunner, runner: object) -> None:
+    """Drafted tokens are checked by logits of each of the last positions, one call each in a plan."""
+    assert isinstance(runner, TensorRTRunner)
+    tokens = np.array(PROMPTS[0][:6], dtype=np.int64)
+    found, wanted = (each.prefill(1, 0, tokens, logits=3) for each in (runner, reference))
+    assert found.shape == wanted.shape == (3, EngineSettings.load(folder).graph.vocabulary)
+    np.testing.assert_allclose(found, wanted, atol=2e-3)
+    assert len(runner.prefill(1, 0, tokens, logits=0)) == 0

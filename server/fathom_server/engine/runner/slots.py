@@ -55,12 +55,13 @@ class SlotRunnerAdapter:
     """A ``SlotRunner`` as a ``Runner``.
 
     Rows of several tokens are computed one by one, all rows of one token together. Those must lie side by side, so each
-    block stands for a slot that changes: when rows of one token come that lie elsewhere, slots change places.
+    block stands for a slot that changes: when rows of one token come that lie elsewhere, slots change places. The
+    ``runner`` behind belongs to the adapter.
     """
 
     def __init__(self, runner: SlotRunner, settings: EngineSettings) -> None:
         limits = settings.limits
-        self._runner = runner
+        self.runner = runner
         self._geometry = CacheGeometry(limits.max_batch, limits.max_context, shareable=False)
         self._vocabulary = settings.graph.vocabulary
         self._slot_of = list(range(limits.max_batch))  # by block
@@ -89,7 +90,7 @@ class SlotRunnerAdapter:
                 continue
             token_ids = np.array(row.token_ids, dtype=np.int64)
             slot = self._slot_of[row.blocks[0]]
-            self._logits[begin:end] = self._runner.prefill(slot, row.past, token_ids, row.logits)
+            self._logits[begin:end] = self.runner.prefill(slot, row.past, token_ids, row.logits)
             self._tokens[row.blocks[0]] = row.past + len(token_ids)
         if singles:
             self._decode(singles, places)
@@ -97,7 +98,7 @@ class SlotRunnerAdapter:
 
     def close(self) -> None:
         """Give back what the runner holds beyond this process's memory, if anything."""
-        close = getattr(self._runner, "close", None)
+        close = getattr(self.runner, "close", None)
         if close is not None:
             close()
 
@@ -108,7 +109,7 @@ class SlotRunnerAdapter:
         for row in rows:
             slot = self._slot_of[row.blocks[0]]
             past_lengths[slot], token_ids[slot] = row.past, row.token_ids[0]
-        logits = self._runner.decode(past_lengths, token_ids)
+        logits = self.runner.decode(past_lengths, token_ids)
         for row, place in zip(rows, places, strict=True):
             if row.logits:
                 self._logits[place] = logits[self._slot_of[row.blocks[0]]]
@@ -130,6 +131,6 @@ class SlotRunnerAdapter:
         """Bring a block to the spare slot, which is ``slot``; the one that it leaves is the spare one then."""
         left = self._slot_of[block]
         if self._tokens[block]:
-            self._runner.cache.move(left, slot, self._tokens[block])
+            self.runner.cache.move(left, slot, self._tokens[block])
         self._slot_of[block], self._block_at[slot] = slot, block
         self._block_at[left], self._spare = None, left
