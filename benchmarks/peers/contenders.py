@@ -36,11 +36,11 @@ class Contender:
         return bool(self.profile)
 
 
-def _fathom(profile: str, *flags: str) -> Callable[[Path, Path], Sequence[str | Path]]:
+def _fathom(profile: str) -> Callable[[Path, Path], Sequence[str | Path]]:
     def prepare(cache: Path, checkpoint: Path) -> Sequence[str | Path]:
         repository = cache / "fathom" / f"{profile}-{checkpoint.name}"
         command = [sys.executable, "-m", "fathom_export.cli", str(checkpoint), "--repository", str(repository)]
-        command += ["--task", "generate", "--name", MODEL, "--dialect", "cpu", *flags, "--threads", str(THREADS)]
+        command += ["--task", "generate", "--name", MODEL, "--profile", profile, "--threads", str(THREADS)]
         command += [
             "--max-batch",
             "16",
@@ -93,15 +93,8 @@ _SERVED: Final = "Triton, gRPC, streamed"
 _OPENVINO: Final = _pins("openvino-genai", "openvino-genai", "openvino", "nncf", "optimum-intel")
 _LLAMA_CPP: Final = _pins("llama.cpp", "llama-cpp-python")
 CONTENDERS: Final = (
-    Contender(
-        "Fathom latency",
-        "int4",
-        _SERVED,
-        _fathom("latency", "--precision", "int4", "--block-size", "128"),
-        _ours,
-        "latency",
-    ),
-    Contender("Fathom throughput", "int8", _SERVED, _fathom("throughput", "--precision", "int8"), _ours, "throughput"),
+    Contender("Fathom latency", "int4", _SERVED, _fathom("latency"), _ours, "latency"),
+    Contender("Fathom throughput", "int8", _SERVED, _fathom("throughput"), _ours, "throughput"),
     Contender(
         "onnxruntime-genai int4",
         "int4",

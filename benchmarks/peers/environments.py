@@ -49,7 +49,10 @@ def environment(cache: Path, name: str) -> Path:
     with _made_once(folder, _digest(requirements.read_bytes())) as is_needed:
         if is_needed:
             venv.create(folder, with_pip=True)
-            _work([python, "-m", "pip", "install", "--quiet", "--requirement", requirements], folder / "pip.log")
+            pip: Command = [python, "-m", "pip", "install", "--quiet"]
+            # the list is whole; optimum-intel would add a torchvision that need not fit this torch
+            _work([*pip, "--no-deps", "--requirement", requirements], folder / "pip.log")
+            _work([*pip, "--constraint", requirements, "torch"], folder / "pip.log")  # what its build needs besides
     return python
 
 
