@@ -41,17 +41,8 @@ def _fathom(profile: str) -> Callable[[Path, Path], Sequence[str | Path]]:
         repository = cache / "fathom" / f"{profile}-{checkpoint.name}"
         command = [sys.executable, "-m", "fathom_export.cli", str(checkpoint), "--repository", str(repository)]
         command += ["--task", "generate", "--name", MODEL, "--profile", profile, "--threads", str(THREADS)]
-        command += [
-            "--max-batch",
-            "16",
-            "--max-queue",
-            "1024",
-            "--max-context",
-            str(MAX_CONTEXT),
-            "--quality",
-            "off",
-            "--force",
-        ]
+        command += ["--max-batch", "16", "--max-queue", "1024", "--max-context", str(MAX_CONTEXT), "--quality", "off"]
+        command += ["--force"]  # what is measured is this code, whatever its version says
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise UnavailableError(f"fathom-export failed: {done.stderr.strip()[-1000:]}")
