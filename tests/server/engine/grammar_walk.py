@@ -23,7 +23,7 @@ from fathom_server.text.tokenizer import TextTokenizer
 MAX_TOKENS = 1500
 """A walk that is longer has lost itself."""
 
-ENDERS = (('"', '"}', '"]', '",'), ("@", ":"), ("}", "]", "}]", "}}"), (",",))
+ENDERS = (('"', '"}', '"]', '",'), ("@", ":"), ("}", "]", "}]", "}}"), (")",), (",",))
 """What brings a JSON text to its end: strings, then what e-mail addresses and URIs wait for, brackets, commas."""
 
 Choose = Callable[[npt.NDArray[np.int64], list[int]], int]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from fathom_server.engine.grammar.matcher import Matcher, told
+from fathom_server.engine.grammar.matcher import Matcher, mask_words, told
 from fathom_server.engine.grammar.source import grammar_source
 from fathom_server.engine.grammar.vocabulary import FirstTokens, Speller, read_token_bytes
 from fathom_server.engine.structured_output import StructuredOutput
@@ -28,7 +28,7 @@ class Grammar:
     ) -> None:
         self._start = start
         self._eos_token_ids = eos_token_ids
-        self._words = mask_words(vocabulary)
+        self._vocabulary = vocabulary
         self._first_tokens = first_tokens
         self._lock = threading.Lock()
 
@@ -36,7 +36,7 @@ class Grammar:
         """A matcher at the beginning of an answer."""
         with self._lock:
             copy = self._start.deep_copy()
-        return Matcher(copy, self._eos_token_ids, self._words, self._first_tokens)
+        return Matcher(copy, self._eos_token_ids, self._vocabulary, self._first_tokens)
 
 
 class GrammarCompiler:
@@ -87,7 +87,7 @@ class GrammarCompiler:
                 )
             ends = sorted(self._eos_token_ids)
             tokens = read_token_bytes(self._tokenizer.tokenizer, self._vocabulary, self._eos_token_ids)
-            self._first_tokens = FirstTokens.of(tokens.table) if tokens.strips_first_space else None
+            self._first_tokens = FirstTokens(tokens.table) if tokens.strips_first_space else None
             speller = Speller(self._tokenizer.tokenizer, tokens, ends[0])
             self._library_tokenizer = LLTokenizer(speller, eos_token=ends)  # type: ignore[arg-type]
         return self._library_tokenizer
@@ -107,11 +107,6 @@ class GrammarCompiler:
         matcher.masks((), mask)
         if matcher.error is not None or not mask.any():
             raise InvalidRequestError(f"structured_outputs.{wanted.kind} cannot be satisfied by any text")
-
-
-def mask_words(vocabulary: int) -> int:
-    """Words of 32 bits in a mask."""
-    return -(-vocabulary // 32)
 
 
 def _limits() -> "LLParserLimits":

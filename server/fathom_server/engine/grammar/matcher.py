@@ -26,13 +26,15 @@ class Matcher:
     """
 
     def __init__(
-        self, matcher: "LLMatcher", eos_token_ids: frozenset[int], words: int, first_tokens: FirstTokens | None
+        self, matcher: "LLMatcher", eos_token_ids: frozenset[int], vocabulary: int, first_tokens: FirstTokens | None
     ) -> None:
-        self.words = words
+        self.words = mask_words(vocabulary)
+        self._vocabulary = vocabulary
         self._matcher = matcher
         self._eos_token_ids = eos_token_ids
         self._first_tokens = first_tokens
         self._is_first = True
+        self._consumed = 0
         self._ended = False
         self._lock = threading.Lock()
 
@@ -49,7 +51,7 @@ class Matcher:
         if out.shape[0] < len(drafts) + 1:
             raise ValueError(f"out has {out.shape[0]} rows; {len(drafts)} drafts need {len(drafts) + 1}")
         with self._lock:
-            accepted, was_first = 0, self._is_first
+            accepted, start = 0, (self._consumed, self._is_first)
             self._fill(out[0])
             for draft in drafts:
                 if draft in self._eos_token_ids or not allows(out[accepted], draft) or not self._consume(draft):
@@ -57,7 +59,7 @@ class Matcher:
                 accepted += 1
                 self._fill(out[accepted])
             if not self._has_failed():
-                self._roll_back(accepted, was_first)
+                self._roll_back(*start)
                 return accepted + 1
             out[0] = 0
             return 1
@@ -86,7 +88,7 @@ class Matcher:
             tokens: list[int] = []
             if self._is_first and self._first_tokens is not None:
                 return tokens  # with and without a space before it
-            was_first = self._is_first
+            start = (self._consumed, self._is_first)
             while len(tokens) < MAX_FORCED and not self._ended and not self._matcher.is_stopped():
                 now = self._matcher.compute_ff_tokens()
                 if not now or not self._consume(now[0]):
@@ -94,7 +96,7 @@ class Matcher:
                 tokens.append(now[0])
             if self._has_failed():
                 return []
-            self._roll_back(len(tokens), was_first)
+            self._roll_back(*start)
             return tokens
 
     @property
@@ -129,18 +131,28 @@ class Matcher:
                 self._first_tokens.allow(row)
 
     def _consume(self, token: int) -> bool:
+        text: int | None = token
         if self._is_first and self._first_tokens is not None:
-            token = self._first_tokens.as_shown(token)
+            text = self._first_tokens.as_shown(token)
+        if text is not None:
+            if not 0 <= text < self._vocabulary or self._matcher.try_consume_tokens([text]) != 1:
+                return False
+            self._consumed += 1
         self._is_first = False
-        return bool(self._matcher.try_consume_tokens([token]) == 1)
+        return True
 
-    def _roll_back(self, tokens: int, was_first: bool) -> None:
-        self._is_first = was_first
-        if tokens:
-            self._matcher.rollback(tokens)
+    def _roll_back(self, consumed: int, is_first: bool) -> None:
+        if self._consumed > consumed:
+            self._matcher.rollback(self._consumed - consumed)
+        self._consumed, self._is_first = consumed, is_first
 
     def _has_failed(self) -> bool:
         return bool(self._matcher.is_error())
+
+
+def mask_words(vocabulary: int) -> int:
+    """Words of 32 bits in a mask."""
+    return -(-vocabulary // 32)
 
 
 def allows(mask: npt.NDArray[np.int32], token: int) -> bool:

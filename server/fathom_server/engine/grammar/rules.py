@@ -58,7 +58,7 @@ def _from_gbnf(text: str) -> str:
     from llguidance.gbnf_to_lark import any_to_lark
 
     try:
-        return str(any_to_lark(text))
+        return str(any_to_lark(text)).replace("%llguidance {}", "", 1)
     except Exception as error:  # the converter raises bare Exception
         raise InvalidRequestError(f"structured_outputs.grammar is not valid GBNF: {error}") from error
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -34,30 +34,29 @@ class TokenBytes:
 class FirstTokens:
     """The first token of an answer, by a tokenizer that drops a space before every answer.
 
-    Such a token is allowed where the grammar allows its text without the space, if a token of that text exists.
+    A token that begins with a space is allowed where the grammar allows the token of its text without the space, and
+    the space alone, which shows nothing, where the answer may begin with one.
     """
 
-    def __init__(self, spaced: npt.NDArray[np.int64], shown: npt.NDArray[np.int64]) -> None:
-        self._spaced = spaced
-        self._shown = shown
-        self._shown_by = dict(zip(spaced.tolist(), shown.tolist(), strict=True))
-
-    @classmethod
-    def of(cls, table: Sequence[bytes]) -> Self:
-        """From the bytes of every token."""
+    def __init__(self, table: Sequence[bytes]) -> None:
         ids = {text: token for token, text in enumerate(table) if text}
         spaced = [token for token, text in enumerate(table) if text.startswith(b" ")]
-        shown = [ids.get(table[token][1:], -1) for token in spaced]
-        return cls(np.asarray(spaced, dtype=np.int64), np.asarray(shown, dtype=np.int64))
+        self._spaced = np.asarray(spaced, dtype=np.int64)
+        self._shown = np.asarray([ids.get(table[token][1:], -1) for token in spaced], dtype=np.int64)
+        self._alone = np.asarray([token for token in spaced if table[token] == b" "], dtype=np.int64)
+        self._shown_by: dict[int, int | None] = dict(zip(spaced, self._shown.tolist(), strict=True))
+        self._shown_by |= dict.fromkeys(self._alone.tolist())
 
-    def as_shown(self, token: int) -> int:
-        """The token whose text is what ``token`` shows at the beginning."""
-        return int(self._shown_by.get(token, token))
+    def as_shown(self, token: int) -> int | None:
+        """The token whose text is what ``token`` shows at the beginning; None for the space alone."""
+        return self._shown_by.get(token, token)
 
     def allow(self, mask: npt.NDArray[np.int32]) -> None:
         """Turn a mask of texts, int32 [ceil(vocabulary / 32)], into one of first tokens, in place."""
         bits = np.unpackbits(mask.view(np.uint8), bitorder="little")
+        may_begin_with_space = bits[self._spaced].any()
         bits[self._spaced] = np.where(self._shown >= 0, bits[self._shown], 0)
+        bits[self._alone] = may_begin_with_space
         mask[:] = np.packbits(bits, bitorder="little").view(np.int32)
 
 
