@@ -18,7 +18,6 @@ namespace {
 
 // Rows that one thread prepares while the others wait: waking them costs more than a few rows do.
 constexpr int64_t kRowsPreparedAlone = 3;
-constexpr int64_t kRowsOfTask = 192;
 constexpr int64_t kTaskBytes = 192 * 1024;  // of weights, where there are plenty of panels
 constexpr int64_t kMostPieces = 48;
 constexpr int64_t kLargestK = 65536;  // 255 * 127 * K fits 31 bits
@@ -119,9 +118,11 @@ class Linear {
         prepare.residual = context.output<float>(1, {rows, shape_.K});
         if (rows == 0) return;
 
+        const Tiling tiling(rows, shape_.whole_columns ? kernels_.column_tile_rows : kernels_.block_tile_rows);
+        prepare.tiling = product.tiling = &tiling;
         prepare.rows = product.rows = room_for(rows);
         prepare_rows(context, prepare, rows);
-        multiply(context, product, rows);
+        multiply(context, product);
     }
 
    private:
@@ -234,7 +235,7 @@ class Linear {
         const size_t codes = static_cast<size_t>(rows * shape_.stride);
         const size_t numbers = static_cast<size_t>(round_up(rows * shape_.blocks, 16)) * 4;
         uint8_t* memory = rows_scratch.reserve(codes + 2 * numbers);
-        return {rows, reinterpret_cast<int8_t*>(memory), reinterpret_cast<float*>(memory + codes),
+        return {reinterpret_cast<int8_t*>(memory), reinterpret_cast<float*>(memory + codes),
                 reinterpret_cast<int32_t*>(memory + codes + numbers)};
     }
 
@@ -248,18 +249,20 @@ class Linear {
         });
     }
 
-    // Pieces are a few panels in up to kRowsOfTask rows, all panels of the first rows before the next ones: rows stay in
-    // the second-level cache while the weights pass.
-    void multiply(const KernelContext& context, const ProductTask& task, int64_t rows) const {
-        const int64_t bands = (rows + kRowsOfTask - 1) / kRowsOfTask;
+    // Pieces are a few panels in a band of rows, all panels of the first band before the next one: rows stay in the
+    // second-level cache while the weights pass.
+    void multiply(const KernelContext& context, const ProductTask& task) const {
+        const int64_t tiles = task.tiling->tiles;
+        const int64_t most = shape_.whole_columns ? kernels_.column_tile_rows : kernels_.block_tile_rows;
+        const int64_t bands = (tiles * most + kBandRows - 1) / kBandRows;
         const int64_t matrices = up_.memory ? 2 : 1;
         const int64_t by_size = kTaskBytes / (weight_.packed.panel_bytes * matrices);
         const int64_t group = std::max<int64_t>(1, std::min(by_size, shape_.panels / kMostPieces));
         const int64_t groups = (shape_.panels + group - 1) / group;
         context.parallel_for(static_cast<size_t>(groups * bands), [&](size_t index) {
             const int64_t band = static_cast<int64_t>(index) / groups, first = static_cast<int64_t>(index) % groups * group;
-            kernels_.product(task, first, std::min(shape_.panels, first + group), band * rows / bands,
-                             (band + 1) * rows / bands);
+            kernels_.product(task, first, std::min(shape_.panels, first + group), band * tiles / bands,
+                             (band + 1) * tiles / bands);
         });
     }
 

@@ -16,6 +16,7 @@ namespace fathom {
 
 constexpr int64_t kPanelColumns = 32;
 constexpr int64_t kStepBytes = 128;
+constexpr int64_t kBandRows = 192;
 
 enum class Activation { none, silu, gelu, gelu_tanh };
 
@@ -38,16 +39,27 @@ struct PackedMatrix {
     bool zero_points = false;  // else 128 with 8 bits, 8 with 4
 };
 
-// T rows of activations in 8 bits.
+// How T rows are divided into tiles of nearly the same size, at most as many rows as a kernel's registers hold.
+struct Tiling {
+    int64_t rows;
+    int64_t tiles;
+
+    Tiling(int64_t count, int64_t most) : rows(count), tiles((count + most - 1) / most) {}
+    int64_t begin(int64_t tile) const { return tile * rows / tiles; }
+    int64_t of(int64_t row) const { return ((row + 1) * tiles - 1) / rows; }
+};
+
+// T rows of activations in 8 bits. A tile of R rows lies where its first row would, interleaved by 4 values of k:
+// [stride / 4, R, 4], so that its kernel needs one pointer.
 struct QuantizedRows {
-    int64_t count;    // T
-    int8_t* codes;    // [T, stride]
+    int8_t* codes;    // [T, stride] in all
     float* scales;    // [blocks, T]; NaN where a value was not finite: its codes are zero
     int32_t* totals;  // [blocks, T] sums of the codes
 };
 
 struct PrepareTask {
     const LinearShape* shape;
+    const Tiling* tiling;
     const float* x;            // [T, K]
     const float* delta;        // [T, K] or null
     const float* norm_weight;  // [K] or null
@@ -58,6 +70,7 @@ struct PrepareTask {
 
 struct ProductTask {
     const LinearShape* shape;
+    const Tiling* tiling;
     QuantizedRows rows;
     PackedMatrix weight, up;  // up.data null where there is no gate
     const float* bias;        // [N] or null
@@ -69,8 +82,10 @@ struct ProductTask {
 struct LinearKernels {
     // Sums, norm and quantisation of rows begin ... end-1; `values` is room for `stride` floats.
     void (*prepare)(const PrepareTask& task, int64_t begin, int64_t end, float* values);
-    // y of panels first ... last-1 in rows begin ... end-1.
+    // y of panels first ... last-1 in tiles begin ... end-1, of at most kBandRows rows.
     void (*product)(const ProductTask& task, int64_t first, int64_t last, int64_t begin, int64_t end);
+    // The most rows of a tile, with one scale a column and with blocks.
+    int64_t column_tile_rows, block_tile_rows;
 };
 
 namespace generic {

@@ -193,39 +193,16 @@ struct Nibbles {
 constexpr int kVectorsOfPanel = 2;
 constexpr int64_t kScaleBytes = kPanelColumns * sizeof(float);
 constexpr int64_t kZeroPointBytes = 64;
-constexpr int64_t kTileRows = 192;          // rows whose sums of a panel are kept at once
 constexpr int64_t kChunkBytes = 16 * 1024;  // of a panel, read again by every tile of rows from the first-level cache
 constexpr int64_t kAhead = 4 * kStepBytes * 8;
 
 inline const float* scales_of(const uint8_t* block) { return reinterpret_cast<const float*>(block); }
-
-// Where rows of a tile lie: three to a pointer, so that a tile's addresses fit the general registers. The compiler is
-// kept from making a pointer for each row of them.
-template <int kRows>
-struct RowPointers {
-    const int8_t* first[(kRows + 2) / 3];
-    int64_t stride;
-
-    RowPointers(const int8_t* rows, int64_t stride_bytes) : stride(stride_bytes) {
-        for (int group = 0; group < (kRows + 2) / 3; ++group) first[group] = rows + 3 * group * stride;
-    }
-    void hide() {
-#if defined(__GNUC__)
-        for (const int8_t*& pointer : first) asm("" : "+r"(pointer));
-#endif
-    }
-    const int8_t* at(int row) const { return first[row / 3] + row % 3 * stride; }
-    void advance(int64_t bytes) {
-        for (const int8_t*& pointer : first) pointer += bytes;
-    }
-};
 
 // ---- one scale a column: integer sums over all of K
 
 struct IntegerTile {
     const uint8_t* codes;     // of the chunk's first step, at the tile's first vector
     const int8_t* rows;       // of the chunk's first step
-    int64_t stride;
     int64_t steps;
     int32_t* sums;            // [rows, 32], at the tile's first vector
     bool first, last;
@@ -248,7 +225,7 @@ void integer_tile(const IntegerTile& tile) {
         }
     }
     const uint8_t* codes = tile.codes;
-    RowPointers<kRows> activations(tile.rows, tile.stride);
+    const int8_t* activations = tile.rows;
     const auto add_step = [&](int part, int ahead) __attribute__((always_inline)) {
         for (int line = 0; line < kVectors; ++line) FATHOM_PREFETCH(codes + kAhead + ahead * kStepBytes + line * 64);
         Dot weights[kVectors];
@@ -256,7 +233,7 @@ void integer_tile(const IntegerTile& tile) {
             weights[vector] = Dot::load(codes + ahead * kStepBytes + vector * 64);
         }
         for (int row = 0; row < kRows; ++row) {
-            const Dot::Shared shared = Dot::share(activations.at(row) + ahead * 4);
+            const Dot::Shared shared = Dot::share(activations + (ahead * kRows + row) * 4);
             for (int vector = 0; vector < kVectors; ++vector) {
                 sums[part][row][vector] = weights[vector].add(sums[part][row][vector], shared);
             }
@@ -264,15 +241,14 @@ void integer_tile(const IntegerTile& tile) {
     };
     int64_t step = 0;
     for (; step + 4 <= tile.steps; step += 4) {
-        activations.hide();
         for (int ahead = 0; ahead < 4; ++ahead) add_step(ahead % kSplit, ahead);
         codes += 4 * kStepBytes;
-        activations.advance(16);
+        activations += 16 * kRows;
     }
     for (; step < tile.steps; ++step) {
         add_step(0, 0);
         codes += kStepBytes;
-        activations.advance(4);
+        activations += 4 * kRows;
     }
     for (int row = 0; row < kRows; ++row) {
         for (int vector = 0; vector < kVectors; ++vector) {
@@ -298,7 +274,6 @@ struct BlockTile {
     int64_t block_bytes;      // from one block to the next
     int32_t zero_point;       // of all where there are none of their own
     const int8_t* rows;       // of the first block
-    int64_t stride;
     int64_t steps;            // of a block, of 4 values of k
     int64_t blocks;
     float* sums;              // [rows, 32], at the tile's first vector
@@ -317,7 +292,7 @@ void block_tile(const BlockTile& tile) {
             values[row][vector] = tile.first ? F16::set(0.0f) : F16::load(tile.sums + row * kPanelColumns + vector * 16);
         }
     }
-    RowPointers<kRows> activations(tile.rows, tile.stride);
+    const int8_t* activations = tile.rows;
     const uint8_t* head = tile.scales;
     const float* row_scales = tile.row_scales;
     const int32_t* totals = tile.totals;
@@ -335,8 +310,7 @@ void block_tile(const BlockTile& tile) {
         }
         // a block is a multiple of 16 values of k
         for (int64_t step = 0; step < tile.steps; step += 4) {
-            activations.hide();
-            if constexpr (kNibbles) {
+                if constexpr (kNibbles) {
                 for (int pair = 0; pair < 2; ++pair) {
                     for (int line = 0; line < kVectors; ++line) {
                         FATHOM_PREFETCH(codes + kAhead + pair * kStepBytes + line * 64);
@@ -346,13 +320,13 @@ void block_tile(const BlockTile& tile) {
                         weights[vector] = Nibbles::load(codes + pair * kStepBytes + vector * 64);
                     }
                     for (int row = 0; row < kRows; ++row) {
-                        const NibbleDot::Shared low = NibbleDot::share(activations.at(row) + pair * 8);
+                        const NibbleDot::Shared low = NibbleDot::share(activations + (2 * pair * kRows + row) * 4);
                         for (int vector = 0; vector < kVectors; ++vector) {
                             sums[0][row][vector] = weights[vector].low.add(sums[0][row][vector], low);
                         }
                     }
                     for (int row = 0; row < kRows; ++row) {
-                        const NibbleDot::Shared high = NibbleDot::share(activations.at(row) + pair * 8 + 4);
+                        const NibbleDot::Shared high = NibbleDot::share(activations + ((2 * pair + 1) * kRows + row) * 4);
                         for (int vector = 0; vector < kVectors; ++vector) {
                             I16& other = sums[kSplit - 1][row][vector];
                             other = weights[vector].high.add(other, high);
@@ -370,7 +344,7 @@ void block_tile(const BlockTile& tile) {
                         weights[vector] = Dot::load(codes + ahead * kStepBytes + vector * 64);
                     }
                     for (int row = 0; row < kRows; ++row) {
-                        const Dot::Shared shared = Dot::share(activations.at(row) + ahead * 4);
+                        const Dot::Shared shared = Dot::share(activations + (ahead * kRows + row) * 4);
                         for (int vector = 0; vector < kVectors; ++vector) {
                             I16& sum = sums[ahead % kSplit][row][vector];
                             sum = weights[vector].add(sum, shared);
@@ -379,7 +353,7 @@ void block_tile(const BlockTile& tile) {
                 }
                 codes += 4 * kStepBytes;
             }
-            activations.advance(16);
+            activations += 16 * kRows;
         }
         for (int vector = 0; vector < kVectors; ++vector) {
             const F16 scales = F16::load(scales_of(head) + vector * 16);
@@ -427,31 +401,29 @@ struct NibbleBlockKernel {
 
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// Rows begin ... end-1 of one panel of one matrix, as floats [rows, 32]: the product without its bias.
+// Tiles begin ... end-1 of one panel of one matrix, as floats [rows, 32]: the product without its bias.
 void integer_panel(const ProductTask& task, const PackedMatrix& matrix, int64_t panel, int64_t begin, int64_t end,
                    float* values) {
     const LinearShape& shape = *task.shape;
     const uint8_t* head = matrix.data + panel * matrix.panel_bytes;
     const uint8_t* codes = head + kScaleBytes;
-    const int64_t rows = end - begin, all_steps = shape.block / 4;
-    const int64_t tiles = (rows + kIntegerRows - 1) / kIntegerRows;
-    const int64_t chunk = tiles == 1 ? all_steps : kChunkBytes / kStepBytes;
+    const int64_t all_steps = shape.block / 4, first_row = task.tiling->begin(begin);
+    const int64_t chunk = end - begin == 1 ? all_steps : kChunkBytes / kStepBytes;
     for (int64_t step = 0; step < all_steps; step += chunk) {
         const int64_t steps = least(chunk, all_steps - step);
-        for (int64_t tile = 0; tile < tiles; ++tile) {
-            const int64_t from = tile * rows / tiles, to = (tile + 1) * rows / tiles;
+        for (int64_t tile = begin; tile < end; ++tile) {
+            const int64_t row = task.tiling->begin(tile), rows = task.tiling->begin(tile + 1) - row;
             for (int vector = 0; vector < kVectorsOfPanel; vector += kVectors) {
                 const IntegerTile part = {codes + step * kStepBytes + vector * 64,
-                                          task.rows.codes + (begin + from) * shape.stride + step * 4,
-                                          shape.stride,
+                                          task.rows.codes + row * shape.stride + step * 4 * rows,
                                           steps,
-                                          reinterpret_cast<int32_t*>(values) + from * kPanelColumns + vector * 16,
+                                          reinterpret_cast<int32_t*>(values) + (row - first_row) * kPanelColumns + vector * 16,
                                           step == 0,
                                           step + steps == all_steps,
                                           scales_of(head) + vector * 16,
-                                          task.rows.scales + begin + from,
-                                          task.rows.totals + begin + from};
-                Dispatch<IntegerTile, IntegerKernel, kIntegerRows>::run(to - from, part);
+                                          task.rows.scales + row,
+                                          task.rows.totals + row};
+                Dispatch<IntegerTile, IntegerKernel, kIntegerRows>::run(rows, part);
             }
         }
     }
@@ -462,34 +434,32 @@ void block_panel(const ProductTask& task, const PackedMatrix& matrix, int64_t pa
     const LinearShape& shape = *task.shape;
     const uint8_t* head = matrix.data + panel * matrix.panel_bytes;
     const int64_t before_codes = kScaleBytes + (matrix.zero_points ? kZeroPointBytes : 0);
-    const int64_t rows = end - begin, steps = shape.block / 4;
-    const int64_t tiles = (rows + kBlockRows - 1) / kBlockRows;
+    const int64_t steps = shape.block / 4, all_rows = task.tiling->rows, first_row = task.tiling->begin(begin);
     const int64_t fitting = kChunkBytes / matrix.block_bytes;
-    const int64_t chunk = tiles == 1 ? shape.blocks : fitting > 0 ? fitting : 1;
+    const int64_t chunk = end - begin == 1 ? shape.blocks : fitting > 0 ? fitting : 1;
     for (int64_t block = 0; block < shape.blocks; block += chunk) {
         const uint8_t* at = head + block * matrix.block_bytes;
         const int64_t blocks = least(chunk, shape.blocks - block);
-        for (int64_t tile = 0; tile < tiles; ++tile) {
-            const int64_t from = tile * rows / tiles, to = (tile + 1) * rows / tiles;
+        for (int64_t tile = begin; tile < end; ++tile) {
+            const int64_t row = task.tiling->begin(tile), rows = task.tiling->begin(tile + 1) - row;
             for (int vector = 0; vector < kVectorsOfPanel; vector += kVectors) {
                 const BlockTile part = {at + vector * 64,
                                         before_codes,
                                         matrix.zero_points ? kScaleBytes - vector * 48 : 0,
                                         matrix.block_bytes,
                                         shape.bits == 8 ? 128 : 8,
-                                        task.rows.codes + (begin + from) * shape.stride + block * shape.block,
-                                        shape.stride,
+                                        task.rows.codes + row * shape.stride + block * shape.block * rows,
                                         steps,
                                         blocks,
-                                        values + from * kPanelColumns + vector * 16,
+                                        values + (row - first_row) * kPanelColumns + vector * 16,
                                         block == 0,
-                                        task.rows.scales + block * task.rows.count + begin + from,
-                                        task.rows.totals + block * task.rows.count + begin + from,
-                                        task.rows.count};
+                                        task.rows.scales + block * all_rows + row,
+                                        task.rows.totals + block * all_rows + row,
+                                        all_rows};
                 if (shape.bits == 4) {
-                    Dispatch<BlockTile, NibbleBlockKernel, kBlockRows>::run(to - from, part);
+                    Dispatch<BlockTile, NibbleBlockKernel, kBlockRows>::run(rows, part);
                 } else {
-                    Dispatch<BlockTile, ByteBlockKernel, kBlockRows>::run(to - from, part);
+                    Dispatch<BlockTile, ByteBlockKernel, kBlockRows>::run(rows, part);
                 }
             }
         }
@@ -533,30 +503,28 @@ inline F16 activate(Activation activation, F16 x) {
 void product(const ProductTask& task, int64_t first, int64_t last, int64_t begin, int64_t end) {
     const LinearShape& shape = *task.shape;
     const auto panel_values = shape.whole_columns ? integer_panel : block_panel;
-    alignas(64) float values[kTileRows * kPanelColumns];
-    alignas(64) float ups[kTileRows * kPanelColumns];
-    for (int64_t row = begin; row < end; row += kTileRows) {
-        const int64_t rows_end = least(end, row + kTileRows);
-        for (int64_t panel = first; panel < last; ++panel) {
-            panel_values(task, task.weight, panel, row, rows_end, values);
-            if (task.up.data != nullptr) panel_values(task, task.up, panel, row, rows_end, ups);
-            for (int vector = 0; vector < kVectorsOfPanel; ++vector) {
-                const int64_t column = panel * kPanelColumns + vector * 16, columns = shape.N - column;
-                if (columns <= 0) break;
-                const F16 bias = task.bias ? load_some(task.bias + column, columns) : F16::set(0.0f);
-                const F16 up_bias = task.up_bias ? load_some(task.up_bias + column, columns) : F16::set(0.0f);
-                for (int64_t each = row; each < rows_end; ++each) {
-                    const int64_t at = (each - row) * kPanelColumns + vector * 16;
-                    F16 value = F16::load(values + at);
-                    if (task.bias) value = value + bias;
-                    value = activate(task.activation, value);
-                    if (task.up.data != nullptr) {
-                        F16 up = F16::load(ups + at);
-                        if (task.up_bias) up = up + up_bias;
-                        value = value * up;
-                    }
-                    store_some(value, task.y + each * shape.N + column, columns);
+    alignas(64) float values[kBandRows * kPanelColumns];
+    alignas(64) float ups[kBandRows * kPanelColumns];
+    const int64_t first_row = task.tiling->begin(begin), last_row = task.tiling->begin(end);
+    for (int64_t panel = first; panel < last; ++panel) {
+        panel_values(task, task.weight, panel, begin, end, values);
+        if (task.up.data != nullptr) panel_values(task, task.up, panel, begin, end, ups);
+        for (int vector = 0; vector < kVectorsOfPanel; ++vector) {
+            const int64_t column = panel * kPanelColumns + vector * 16, columns = shape.N - column;
+            if (columns <= 0) break;
+            const F16 bias = task.bias ? load_some(task.bias + column, columns) : F16::set(0.0f);
+            const F16 up_bias = task.up_bias ? load_some(task.up_bias + column, columns) : F16::set(0.0f);
+            for (int64_t row = first_row; row < last_row; ++row) {
+                const int64_t at = (row - first_row) * kPanelColumns + vector * 16;
+                F16 value = F16::load(values + at);
+                if (task.bias) value = value + bias;
+                value = activate(task.activation, value);
+                if (task.up.data != nullptr) {
+                    F16 up = F16::load(ups + at);
+                    if (task.up_bias) up = up + up_bias;
+                    value = value * up;
                 }
+                store_some(value, task.y + row * shape.N + column, columns);
             }
         }
     }
@@ -567,8 +535,17 @@ void product(const ProductTask& task, int64_t first, int64_t last, int64_t begin
 void prepare(const PrepareTask& task, int64_t begin, int64_t end, float* values) {
     const LinearShape& shape = *task.shape;
     const int64_t K = shape.K;
-    const int64_t run = shape.whole_columns ? shape.stride : shape.block;
+    const int64_t run = shape.whole_columns ? shape.stride : shape.block, all_rows = task.tiling->rows;
     for (int64_t row = begin; row < end; ++row) {
+        const int64_t tile = task.tiling->of(row), tile_begin = task.tiling->begin(tile);
+        const int64_t apart = (task.tiling->begin(tile + 1) - tile_begin) * 4;  // bytes from four values to the next four
+        int8_t* tile_codes = task.rows.codes + tile_begin * shape.stride + (row - tile_begin) * 4;
+        const auto put = [&](int64_t k, I16 sixteen) {
+            alignas(16) int8_t codes[16];
+            sixteen.narrow(codes);
+            int8_t* to = tile_codes + k / 4 * apart;
+            for (int four = 0; four < 4; ++four) std::memcpy(to + four * apart, codes + four * 4, 4);
+        };
         const float* x = task.x + row * K;
         F16 squares[4] = {F16::set(0.0f), F16::set(0.0f), F16::set(0.0f), F16::set(0.0f)};
         for (int64_t k = 0; k < shape.stride; k += 16) {
@@ -593,9 +570,8 @@ void prepare(const PrepareTask& task, int64_t begin, int64_t end, float* values)
         }
         for (int64_t block = 0; block < shape.blocks; ++block) {
             const float* from = values + block * run;
-            int8_t* codes = task.rows.codes + row * shape.stride + block * run;
-            float& scale = task.rows.scales[block * task.rows.count + row];
-            int32_t& total = task.rows.totals[block * task.rows.count + row];
+            float& scale = task.rows.scales[block * all_rows + row];
+            int32_t& total = task.rows.totals[block * all_rows + row];
             // magnitudes compare as integers, infinities and NaNs above all numbers
             I16 magnitudes = I16::set(0);
             for (int64_t k = 0; k < run; k += 16) {
@@ -603,7 +579,7 @@ void prepare(const PrepareTask& task, int64_t begin, int64_t end, float* values)
             }
             const int32_t most = largest(magnitudes);
             if (most >= 0x7F800000) {
-                std::memset(codes, 0, static_cast<size_t>(run));
+                for (int64_t k = 0; k < run; k += 16) put(block * run + k, I16::set(0));
                 scale = NAN;
                 total = 0;
                 continue;
@@ -615,13 +591,9 @@ void prepare(const PrepareTask& task, int64_t begin, int64_t end, float* values)
             for (int64_t k = 0; k < run; k += 16) {
                 const I16 code = to_int(round_even(F16::load(from + k) / F16::set(scale)));
                 totals = totals + code;
-                code.narrow(codes + k);
+                put(block * run + k, code);
             }
             total = sum(totals);
-        }
-        if (!shape.whole_columns) {
-            const int64_t used = shape.block * shape.blocks;
-            std::memset(task.rows.codes + row * shape.stride + used, 0, static_cast<size_t>(shape.stride - used));
         }
     }
 }
@@ -629,7 +601,7 @@ void prepare(const PrepareTask& task, int64_t begin, int64_t end, float* values)
 }  // namespace
 
 namespace FATHOM_LEVEL {
-const LinearKernels kLinearKernels = {prepare, product};
+const LinearKernels kLinearKernels = {prepare, product, kIntegerRows, kBlockRows};
 }
 
 }  // namespace fathom
