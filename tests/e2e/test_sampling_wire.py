@@ -213,6 +213,16 @@ def test_echo_stands_before_each_answer(client: Client) -> None:
         assert [choice.text for choice in stream.result().choices] == [choice.text for choice in echoed]
 
 
+def test_the_ensemble_hands_all_of_it_on(client: Client) -> None:
+    """Several answers, their log-probabilities and a structure come through chat_ensemble as from the engine."""
+    options = {**HOT, "n": 2, "logprobs": 2, "prompt_logprobs": 1, "min_p": 0.001, "echo": True, "priority": 2}
+    direct = client.generate("chat", PROMPT, request_id="same", **options)
+    through = client.generate("chat_ensemble", PROMPT, request_id="same", **options)
+    assert through.choices == direct.choices
+    assert through.prompt_logprobs == direct.prompt_logprobs
+    assert client.chat("chat_ensemble", MESSAGES, choice=["a", "b"]).text in ("a", "b")
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.2])
 def test_answers_have_the_structure_that_was_asked_for(client: Client, temperature: float) -> None:
     """Schema, object, pattern, choice and grammar hold whatever the model would rather say."""

@@ -4,7 +4,7 @@ Temperature, top-k, top-p, min-p and typical-p apply in this order, each to what
 order). A row is computed by itself with operations in a fixed order, so that its draw never depends on its neighbours.
 """
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +13,11 @@ from fathom_server.engine.sampling_parameters import SamplingParameters
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
-Keys = npt.NDArray[np.floating[Any]]
+Keys = Floats | Doubles
 Tokens = npt.NDArray[np.int64]
 
-_FIRST_CANDIDATES: Final = 256
-_FEW: Final = 2048
+_FEW: Final = (256, 2048)
+_BLOCK: Final = 64
 _GROUPINGS: Final = (64, 8)
 
 
@@ -26,10 +26,14 @@ def draw(scores: Floats, sampling: SamplingParameters, uniform: float) -> int:
 
     ``scores`` is float32 [vocabulary], processed, with a finite maximum; ``sampling.temperature`` is above 0.
     """
-    if _keeps_every_token(sampling, scores.size):
-        return _draw_from_all(_weights(scores, sampling.temperature), uniform)
-    tokens, probabilities = kept_distribution(scores, sampling)
-    return int(tokens[_at(probabilities, uniform)])
+    if 0 < sampling.top_k < scores.size or sampling.min_p > 0.0 or sampling.typical_p < 1.0:
+        tokens, probabilities = kept_distribution(scores, sampling)
+        return int(tokens[_at(probabilities, uniform)])
+    weights = _weights(scores, sampling.temperature)
+    if sampling.top_p == 1.0:
+        return _at_of_many(weights, uniform)
+    tokens = _nucleus(weights, sampling.top_p)
+    return int(tokens[_at_of_many(weights[tokens], uniform)])
 
 
 def kept_distribution(scores: Floats, sampling: SamplingParameters) -> tuple[Tokens, Doubles]:
@@ -43,22 +47,22 @@ def kept_distribution(scores: Floats, sampling: SamplingParameters) -> tuple[Tok
     if 0 < sampling.top_k < scores.size:
         tokens = _top_k(scores, sampling.top_k)
     elif top_p < 1.0:
-        weights = _weights(scores, sampling.temperature)
-        tokens, top_p = _leading(scores, weights, top_p * float(weights.sum())), 1.0
+        tokens, top_p = _nucleus(_weights(scores, sampling.temperature), top_p), 1.0
     elif sampling.min_p > 0.0:  # the largest weight is 1; what is close to the limit is judged exactly below
         tokens = np.flatnonzero(_weights(scores, sampling.temperature) >= np.float32(0.999 * sampling.min_p))
     else:
         tokens = np.flatnonzero(np.isfinite(scores))
     probabilities = _probabilities(scores[tokens], sampling.temperature)
     if top_p < 1.0:
-        kept = _leading(probabilities, probabilities, top_p)
+        ranked = np.argsort(-probabilities, kind="stable")
+        kept = ranked[: _reaching(probabilities[ranked], top_p)]
         tokens, probabilities = tokens[kept], _normalised(probabilities[kept])
     if sampling.min_p > 0.0:
         stays = probabilities >= sampling.min_p * probabilities.max()
         tokens, probabilities = tokens[stays], _normalised(probabilities[stays])
     if sampling.typical_p < 1.0:
-        kept = _typical(probabilities, sampling.typical_p)
-        tokens, probabilities = tokens[kept], _normalised(probabilities[kept])
+        stays = _typical(probabilities, sampling.typical_p)
+        tokens, probabilities = tokens[stays], _normalised(probabilities[stays])
     return tokens, probabilities
 
 
@@ -69,15 +73,6 @@ def largest(scores: Floats, count: int) -> Tokens:
     tokens: Tokens = np.flatnonzero(scores >= _reached_by(scores, min(count, scores.size)))
     ranked: Tokens = tokens[np.argsort(-scores[tokens], kind="stable")]
     return ranked[:count]
-
-
-def _keeps_every_token(sampling: SamplingParameters, vocabulary: int) -> bool:
-    return (
-        not 0 < sampling.top_k < vocabulary
-        and sampling.top_p == 1.0
-        and sampling.min_p == 0.0
-        and sampling.typical_p == 1.0
-    )
 
 
 def _weights(scores: Floats, temperature: float) -> Floats:
@@ -126,54 +121,66 @@ def _reached_by(keys: Keys, count: int) -> float:
     return float(np.partition(keys, keys.size - count)[keys.size - count])
 
 
-def _leading(keys: Keys, weights: Keys, needed: float) -> Tokens:
-    """Positions of the largest keys, in any order, each of which stays while the weights before it fall short."""
-    sure, candidates = _divided(keys, weights, needed)
-    ranked = candidates[np.argsort(-keys[candidates], kind="stable")]
-    own = weights[ranked].astype(np.float64)
-    before = float(weights[sure].sum()) + own.cumsum() - own
-    return np.concatenate([sure, ranked[: max(len(sure) == 0, int(np.count_nonzero(before < needed)))]])
+def _nucleus(weights: Floats, top_p: float) -> Tokens:
+    """Tokens of the largest weights, each of which stays while those before it fall short of ``top_p`` of all.
+
+    A few candidates hold a peaked distribution's; a flat one's weights, not their places, are sorted.
+    """
+    needed = top_p * float(weights.sum())
+    few = _few_that_reach(weights, weights, needed)
+    if few is not None:
+        return few
+    values = np.sort(weights)[::-1]
+    count = _reaching_of_many(values, needed)
+    tokens: Tokens = np.flatnonzero(weights >= values[count - 1])
+    if len(tokens) > count:
+        equal = np.flatnonzero(weights[tokens] == values[count - 1])
+        tokens = np.delete(tokens, equal[count - len(tokens) :])
+    return tokens
 
 
-def _divided(keys: Keys, weights: Keys, needed: float) -> tuple[Tokens, Tokens]:
-    """Positions that surely stay, and the few among which the last that stays is found by sorting."""
-    nothing = np.empty(0, dtype=np.int64)
-    if keys.size <= _FEW:
-        return nothing, np.arange(keys.size)
-    for count in (_FIRST_CANDIDATES, _FEW):
-        first = np.flatnonzero(keys >= _reached_by(keys, count))
-        if weights[first].sum() >= needed:
-            return nothing, first
-    reached = float(weights[first].sum())
-    sure, few = [first], np.flatnonzero((keys < keys[first].min()) & (weights > 0.0))
-    while len(few) > _FEW:
-        values = keys[few]
-        is_upper = values >= 0.5 * (values.min() + values.max())
-        upper = few[is_upper]
-        mass = float(weights[upper].sum())
-        if reached + mass >= needed:
-            if len(upper) == len(few):
-                break  # all are equal
-            few = upper
-        else:
-            reached += mass
-            sure.append(upper)
-            few = few[~is_upper]
-    return np.concatenate(sure), few
+def _few_that_reach(keys: Keys, weights: Keys, needed: float) -> Tokens | None:
+    """Places of the largest keys, the largest first, as many as reach what is needed; None if it takes many."""
+    for count in _FEW:
+        if count >= keys.size:
+            break
+        places: Tokens = np.flatnonzero(keys >= _reached_by(keys, count))
+        if weights[places].sum() >= needed:
+            ranked: Tokens = places[np.argsort(-keys[places], kind="stable")]
+            return ranked[: _reaching(weights[ranked].astype(np.float64), needed)]
+    return None
 
 
-def _typical(probabilities: Doubles, mass: float) -> Tokens:
-    """Positions of the tokens whose information is closest to the distribution's entropy."""
-    possible = np.flatnonzero(probabilities)
-    information = -np.log(probabilities[possible])
-    distance = np.abs(information - (probabilities[possible] * information).sum())
-    kept = _leading(-distance, probabilities[possible], mass)
-    typical: Tokens = possible[distance <= distance[kept].max()]
-    return typical
+def _reaching(weights: Doubles, needed: float) -> int:
+    """How many of the weights it takes, from the first, to reach what is needed; all if they do not."""
+    return min(len(weights), 1 + int(np.searchsorted(weights.cumsum(), needed, side="left")))
 
 
-def _draw_from_all(weights: Floats, uniform: float) -> int:
-    """Draw in two levels, a column of the weights laid out in rows and a token in it: no sum over all one by one."""
+def _reaching_of_many(weights: Floats, needed: float) -> int:
+    """``_reaching`` in two levels: blocks, then the one block in which it is reached."""
+    blocks = weights.size // _BLOCK
+    reached = weights[: blocks * _BLOCK].reshape(blocks, _BLOCK).sum(axis=1).astype(np.float64).cumsum()
+    block = int(np.searchsorted(reached, needed, side="left"))
+    before = float(reached[block - 1]) if block else 0.0
+    rest = weights[block * _BLOCK :][:_BLOCK].astype(np.float64)
+    return min(weights.size, block * _BLOCK + _reaching(rest, needed - before))
+
+
+def _typical(probabilities: Doubles, mass: float) -> npt.NDArray[np.bool_]:
+    """Which tokens stay: those whose information is closest to the distribution's entropy."""
+    information = -np.log(np.where(probabilities > 0.0, probabilities, 1.0))
+    distance = np.abs(information - (probabilities * information).sum())
+    distance[probabilities == 0.0] = np.inf
+    kept = _few_that_reach(-distance, probabilities, mass)
+    if kept is None:
+        ranked = np.argsort(distance)
+        kept = ranked[: _reaching(probabilities[ranked], mass)]
+    stays: npt.NDArray[np.bool_] = distance <= distance[kept[-1]]
+    return stays
+
+
+def _at_of_many(weights: Floats, uniform: float) -> int:
+    """``_at`` in two levels, a column of the weights laid out in rows and a place in it: no sum one by one over all."""
     columns = max(1, weights.size // _GROUPINGS[0])
     square = weights[: weights.size - weights.size % columns].reshape(-1, columns)
     rest = weights[square.size :]

@@ -21,7 +21,7 @@ from transformers.generation.logits_process import (
     TypicalLogitsWarper,
 )
 
-from fathom_server.engine.distribution import kept_distribution, largest
+from fathom_server.engine.distribution import draw, kept_distribution, largest
 from fathom_server.engine.sampler import Choice, SequenceSampler, TokenCounts, prompt_logprobs, sample
 from fathom_server.engine.sampling_parameters import SamplingParameters
 
@@ -290,6 +290,21 @@ def test_draws_follow_the_distribution(values: dict) -> None:
     if wanted[-1] < 5:
         observed, wanted = observed[:-1], wanted[:-1] * observed[:-1].sum() / wanted[:-1].sum()
     assert chisquare(observed, wanted).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9, 0.05])
+def test_every_token_has_its_share_of_the_unit_interval(top_p: float) -> None:
+    """Over 20,000 evenly spaced numbers each token of a large flat vocabulary comes as often as it is probable."""
+    vocabulary, numbers = 5003, 20_000
+    logits = (np.random.default_rng(2).normal(size=vocabulary) * 0.5).astype(np.float32)
+    sampling = SamplingParameters(temperature=0.9, top_p=top_p)
+    expected = reference_distribution(logits, sampling) * numbers
+    tokens = [draw(logits, sampling, (number + 0.5) / numbers) for number in range(numbers)]
+    counts = np.bincount(tokens, minlength=vocabulary)
+    assert np.abs(counts - expected).max() < 1.01
+    assert counts[expected == 0].sum() == 0
+    assert draw(logits, sampling, 0.0) in np.flatnonzero(expected)
+    assert draw(logits, sampling, 1.0 - 2.0**-53) in np.flatnonzero(expected)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
