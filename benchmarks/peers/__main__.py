@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--output", type=Path, metavar="FOLDER", help="for JSON, table and picture, in place of the docs"
     )
     parser.add_argument(
-        "--turn-lock", type=Path, metavar="FILE", help="hold this lock (flock) in each turn, where others measure, too"
+        "--lock", type=Path, metavar="FILE", help="hold this lock (flock) in each measure, where others measure, too"
     )
     parser.add_argument("--prepare", action="store_true", help="make what is needed, and measure nothing")
     parser.add_argument("--redraw", action="store_true", help="only draw the newest result again")
@@ -107,7 +107,8 @@ def measure(options: argparse.Namespace, save: Callable[[report.Result], object]
         memory: dict[str, machine.Memory] = {}
         for round_ in range(options.rounds):
             for run_of_measure in options.measures:
-                turns, now = rounds.run_measure(workers, run_of_measure, round_, workload, _say, options.turn_lock)
+                with rounds.held(options.lock):
+                    turns, now = rounds.run_measure(workers, run_of_measure, round_, workload, _say)
                 runs, memory = runs + turns, {**memory, **now}
                 result = _result(shape, workload, runs, _about(chosen, missing, loads, idle, memory))
                 save(result)

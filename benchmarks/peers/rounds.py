@@ -64,7 +64,7 @@ def idle_cores(workers: Sequence[Worker]) -> dict[str, float]:
 
 
 def run_measure(
-    workers: Sequence[Worker], measure: Measure, round_: int, workload: Workload, say: Say, lock: Path | None = None
+    workers: Sequence[Worker], measure: Measure, round_: int, workload: Workload, say: Say
 ) -> tuple[list[Run], dict[str, machine.Memory]]:
     """Everybody's turn at one measure; returns the runs and each one's memory after 16 requests, if those are it."""
     runs: list[Run] = []
@@ -73,8 +73,7 @@ def run_measure(
     for worker in [*workers[first:], *workers[:first]]:
         if measure == MEMORY_MEASURE:
             machine.forget_peak(worker.pid)
-        with _held(lock):
-            turns = _turn(worker, [other for other in workers if other is not worker], measure, round_, workload)
+        turns = _turn(worker, [other for other in workers if other is not worker], measure, round_, workload)
         if measure == MEMORY_MEASURE:
             memory[worker.contender.name] = machine.memory(worker.pid)
         runs += turns
@@ -84,7 +83,8 @@ def run_measure(
 
 
 @contextlib.contextmanager
-def _held(lock: Path | None) -> Iterator[None]:
+def held(lock: Path | None) -> Iterator[None]:
+    """Hold a lock file (flock), if one is named."""
     if lock is None:
         yield
         return
