@@ -1,7 +1,6 @@
 """What is refused: by name and place where it can be named, in bounded time and memory where it would explode."""
 
 import json
-import resource
 import subprocess
 import sys
 from typing import Any
@@ -67,7 +66,7 @@ UNSATISFIABLE: dict[str, Any] = {
     "types": {"allOf": [{"type": "string"}, {"type": "integer"}]},
     "pattern and length": {"type": "string", "pattern": "^a$", "minLength": 3},
     "two patterns": {"type": "string", "allOf": [{"pattern": "^a+$"}, {"pattern": "^b+$"}]},
-    "deep": {"type": "object", "properties": {"x": {"type": "string", "pattern": "^a$", "minLength": 3}}, "required": ["x"]},
+    "deep": {"type": "object", "properties": {"x": {"enum": [1], "type": "string"}}, "required": ["x"]},
     "required and forbidden": {"type": "object", "required": ["a"], "additionalProperties": False},
     "required and false": {"type": "object", "properties": {"a": False}, "required": ["a"]},
     "properties": {"type": "object", "required": ["a", "b"], "maxProperties": 1},
@@ -113,7 +112,7 @@ BOMBS: dict[str, tuple[str, Any]] = {
     "a long string": ("json", {"type": "string", "minLength": 1_000_000}),
     "a long array": ("json", {"type": "array", "items": {"type": "integer"}, "minItems": 10_000}),
     "too long an array": ("json", {"type": "array", "maxItems": 10**9}),
-    "long arrays in arrays": ("json", {"type": "array", "maxItems": 9999, "items": {"type": "array", "maxItems": 9999}}),
+    "long arrays in arrays": ("json", {"type": "array", "maxItems": 9999, "items": {"$ref": "#"}}),
     "many optional properties": ("json", {"properties": {f"p{index}": {} for index in range(5000)}}),
     "most optional properties": ("json", {"type": "object", "properties": {f"p{index}": {} for index in range(256)}}),
     "a chain of references": ("json", CHAIN),
@@ -122,7 +121,7 @@ BOMBS: dict[str, tuple[str, Any]] = {
         "json",
         {"allOf": [{"anyOf": [{"properties": {f"p{i} {j}": {}}} for j in range(4)]} for i in range(12)]},
     ),
-    "intersected patterns": ("json", {"type": "string", "allOf": [{"pattern": f"{c}.*{d}"} for c in "abcdef" for d in "gh"]}),
+    "intersected patterns": ("json", {"allOf": [{"type": "string", "pattern": f"{c}.*{c}"} for c in "abcdefghijkl"]}),
     "a large multiple": ("json", {"type": "integer", "multipleOf": 999_999_937}),
     "a chain of rules": ("grammar", "start: r0\n" + "".join(f"r{i}: r{i + 1}\n" for i in range(5000)) + 'r5000: "a"'),
     "deep brackets": ("grammar", "start: " + "(" * 3000 + '"a"' + ")" * 3000),
@@ -134,7 +133,7 @@ BOMBS: dict[str, tuple[str, Any]] = {
 }  # fmt: skip
 
 CPU_S = 30
-MEMORY_BYTES = 400 << 20
+MEMORY_BYTES = 200 << 20
 STEPS = 60
 
 BLOW = """
@@ -144,16 +143,22 @@ from tests.server.engine import grammar_tokenizers
 from tests.server.engine.grammar_walk import allowed
 from fathom_server.engine.structured_output import StructuredOutput
 from fathom_server.errors import InvalidRequestError
+steps, seconds = map(int, sys.argv[1:])
+resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
 model = grammar_tokenizers.byte_level()
 model.compiler.compile(StructuredOutput("json_object"))
 kind, value = json.load(sys.stdin)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def kilobytes(name):
+    return int(next(line for line in open("/proc/self/status") if line.startswith(name)).split()[1])
+
+before = kilobytes("VmRSS")
 verdict = "compiled"
 try:
     matcher = model.compiler.compile(StructuredOutput(kind, value)).matcher()
     row = np.zeros((1, model.words), dtype=np.int32)
     chosen = random.Random(1)
-    for _ in range(STEPS):
+    for _ in range(steps):
         matcher.masks((), row)
         ids = [token for token in allowed(row[0]).tolist() if token not in model.eos_token_ids]
         if matcher.error is not None:
@@ -163,7 +168,7 @@ try:
         matcher.advance(chosen.choice(ids))
 except InvalidRequestError as error:
     verdict = f"refused: {error}"
-grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+grown = (kilobytes("VmHWM") - before) * 1024
 print(json.dumps([verdict, grown]))
 """
 
@@ -199,7 +204,7 @@ def test_malformed_schemas_are_refused_with_their_place(model: Model, name: str)
 @pytest.mark.parametrize("name", UNSATISFIABLE)
 def test_schemas_that_nothing_satisfies_are_refused(model: Model, name: str) -> None:
     """A schema without any finite value is refused before the first token."""
-    _refuse(model, "json", json.dumps(UNSATISFIABLE[name]), "")
+    _refuse(model, "json", json.dumps(UNSATISFIABLE[name]), "satisf|Unsatisf")
 
 
 @pytest.mark.parametrize("name", BAD_GRAMMARS)
@@ -212,7 +217,7 @@ def test_grammars_that_cannot_be_held_are_refused(model: Model, name: str) -> No
 @pytest.mark.parametrize("pattern", ["(a", r"(a)\1", "(?=a)b", "a{3,1}", "[z-a]", "*", "a{99999999999}"])
 def test_broken_regular_expressions_are_refused(model: Model, pattern: str) -> None:
     """A regular expression that is none, or needs more than an automaton, is refused with its fault."""
-    _refuse(model, "regex", pattern, "")
+    _refuse(model, "regex", pattern, "^structured_outputs.regex: .")
 
 
 @pytest.mark.parametrize("value", ['{"type": "string",}', '{"a": NaN}', '{"type": "null", "type": "string"}'])
@@ -256,14 +261,14 @@ def test_exploding_structures_stay_small(name: str) -> None:
     kind, value = BOMBS[name]
     text = value if isinstance(value, str) else json.dumps(value)
     done = subprocess.run(
-        [sys.executable, "-c", BLOW.replace("STEPS", str(STEPS))],
+        [sys.executable, "-c", BLOW, str(STEPS), str(CPU_S)],
         input=json.dumps([kind, text]),
         capture_output=True,
         text=True,
         check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S)),
     )
     assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
     verdict, grown = json.loads(done.stdout)
+    print(f"{verdict} (+{grown >> 20} MiB)")
     assert grown < MEMORY_BYTES, (verdict, grown)
-    assert verdict == "compiled" or "structured_outputs" in verdict, verdict
+    assert verdict.startswith(("compiled", "refused: structured_outputs", "stopped: structured_outputs")), verdict

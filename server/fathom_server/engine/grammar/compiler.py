@@ -16,8 +16,9 @@ from fathom_server.text.tokenizer import TextTokenizer
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-CACHED_GRAMMARS: Final = 64
-"""Compiled grammars kept for the next request with the same structure."""
+CACHED_GRAMMARS: Final = 32
+CACHED_CHARACTERS: Final = 1 << 18
+"""Compiled grammars kept for the next request with the same structure: so many, and so much of their sources in all."""
 
 
 class Grammar:
@@ -57,7 +58,7 @@ class GrammarCompiler:
         self._grammars: OrderedDict[StructuredOutput, Grammar] = OrderedDict()
 
     def compile(self, wanted: StructuredOutput) -> Grammar:
-        """The grammar of a structure, from the last ``CACHED_GRAMMARS`` or compiled now.
+        """The grammar of a structure, one of those used last or compiled now.
 
         Raises InvalidRequestError for what is no schema, regular expression or grammar, what asks for something that
         is not supported, what no text can satisfy, and what would take too much time or memory.
@@ -71,9 +72,13 @@ class GrammarCompiler:
         grammar = self._compiled(wanted, library_tokenizer)
         with self._lock:
             self._grammars[wanted] = grammar
-            while len(self._grammars) > CACHED_GRAMMARS:
+            while self._holds_too_much():
                 self._grammars.popitem(last=False)
         return grammar
+
+    def _holds_too_much(self) -> bool:
+        characters = sum(len(wanted.value) for wanted in self._grammars)
+        return len(self._grammars) > CACHED_GRAMMARS or characters > CACHED_CHARACTERS
 
     def _tokenizer_of_library(self) -> "LLTokenizer":
         """The vocabulary in the form of the grammar library, built once; called with the lock held."""

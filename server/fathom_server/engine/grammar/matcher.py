@@ -164,5 +164,5 @@ def told(message: str) -> str:
     """The library's reason in one line: a regular expression's own error where there is one, without any dump."""
     lines = [line.strip() for line in message.strip().splitlines()]
     reasons = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    said = reasons[-1] if reasons else lines[0] if lines else "no reason is given"
+    said = reasons[-1] if reasons else lines[0].partition(":  (")[0] if lines else "no reason is given"
     return said if len(said) <= 300 else said[:297] + "..."

@@ -8,7 +8,8 @@ from fathom_server.engine.grammar.schema import Schema, checked_schema
 from fathom_server.engine.structured_output import StructuredOutput
 from fathom_server.errors import InvalidRequestError
 
-MAX_REGEX_CHARACTERS: Final = 1 << 16
+MAX_REGEX_CHARACTERS: Final = 1 << 13
+MAX_CHOICE_CHARACTERS: Final = 1 << 18
 MAX_CHOICES: Final = 10_000
 
 ITEM_SEPARATOR: Final = ", "
@@ -55,7 +56,7 @@ def _lark_source(rules: str) -> str:
 
 def _choice_rules(choices: tuple[str, ...]) -> str:
     _check_size("choice", len(choices), MAX_CHOICES, "choices")
-    _check_size("choice", sum(map(len, choices)), MAX_REGEX_CHARACTERS, "characters in all")
+    _check_size("choice", sum(map(len, choices)), MAX_CHOICE_CHARACTERS, "characters in all")
     return "start: CHOICE\nCHOICE: " + " | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)
 
 
