@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fathom_client import protocol
 from fathom_server.backends.fathom.generate_request import read_generate_request, refuse_unknown_parameters
 from fathom_server.engine.sampling_parameters import SamplingParameters
 from fathom_server.engine.structured_output import StructuredOutput
@@ -319,3 +321,14 @@ def test_any_json_is_read_or_refused(parameters: dict) -> None:
     """Whatever JSON comes as sampling_parameters is read or refused as the caller's fault, nothing else."""
     with contextlib.suppress(InvalidRequestError):
         read(sampling_parameters=text(json.dumps(parameters)))
+
+
+def test_the_docs_name_every_tensor_and_parameter() -> None:
+    """docs/sampling.md names each input and output of an LLM, and each name that the JSON takes."""
+    named = set(re.findall(r"`([a-z_]+)`", Path("docs/sampling.md").read_text(encoding="utf-8")))
+    prompts = {"text_input", "messages", "input_ids", "sampling_parameters"}
+    wire = {tensor.name for tensor in (*protocol.GENERATE_INPUTS, *protocol.GENERATE_OUTPUTS)}
+    with pytest.raises(InvalidRequestError, match="supported: ") as refusal:
+        read(sampling_parameters=text('{"x": 1}'))
+    parameters = set(str(refusal.value).partition("supported: ")[2].split(", "))
+    assert wire | prompts | parameters - {"skip_special_tokens"} <= named
