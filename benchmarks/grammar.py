@@ -124,7 +124,8 @@ def main() -> int:
         if peer is not None:
             peer.compile(value)
         for answer in range(arguments.answers):
-            matcher, choose, taken = grammar.matcher(), at_random(model, index * 1000 + answer), []
+            matcher, choose = grammar.matcher(), at_random(model, index * 1000 + answer)
+            taken: list[int] = []
             if peer is not None:
                 peer.begin()
             while not matcher.is_complete:

@@ -17,6 +17,12 @@ QWEN_SPLIT = (
 )
 
 
+def _id(tokenizer: Tokenizer, token: str) -> int:
+    index = tokenizer.token_to_id(token)
+    assert index is not None
+    return int(index)
+
+
 def corpus() -> list[str]:
     """Prose and JSON of this repository."""
     texts = [path.read_text(encoding="utf-8") for path in sorted(Path("docs").glob("*.md"))]
@@ -27,7 +33,7 @@ def corpus() -> list[str]:
 def example(name: str) -> Model:
     """The tokenizer of an example model, its vocabulary padded."""
     tokenizer = TextTokenizer.load(EXAMPLES / name)
-    eos = tokenizer.tokenizer.token_to_id("<|im_end|>")
+    eos = _id(tokenizer.tokenizer, "<|im_end|>")
     return Model.of(tokenizer, tokenizer.tokenizer.get_vocab_size() + PADDING, frozenset([eos]))
 
 
@@ -47,7 +53,7 @@ def byte_level() -> Model:
     tokenizer.train_from_iterator(corpus(), trainer)
     tokenizer.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
     tokenizer.add_tokens(["<tool_call>", "</tool_call>"])
-    ends = frozenset(tokenizer.token_to_id(token) for token in ("<|endoftext|>", "<|im_end|>"))
+    ends = frozenset(_id(tokenizer, token) for token in ("<|endoftext|>", "<|im_end|>"))
     return Model.of(TextTokenizer(tokenizer, {}, None), tokenizer.get_vocab_size() + PADDING, ends)
 
 
@@ -67,7 +73,7 @@ def sentencepiece(*, leading_space: bool) -> Model:
     description = json.loads(tokenizer.to_str())
     description["added_tokens"] = description["added_tokens"][:3]
     tokenizer = Tokenizer.from_str(json.dumps(description))
-    eos = tokenizer.token_to_id("</s>")
+    eos = _id(tokenizer, "</s>")
     return Model.of(TextTokenizer(tokenizer, {}, None), tokenizer.get_vocab_size() + PADDING, frozenset([eos]))
 
 
@@ -82,7 +88,7 @@ def unigram() -> Model:
         show_progress=False,
     )  # fmt: skip
     tokenizer.train_from_iterator(corpus(), trainer)
-    eos = tokenizer.token_to_id("</s>")
+    eos = _id(tokenizer, "</s>")
     return Model.of(TextTokenizer(tokenizer, {}, None), tokenizer.get_vocab_size() + PADDING, frozenset([eos]))
 
 
@@ -93,7 +99,7 @@ def wordpiece() -> Model:
     tokenizer.decoder = decoders.WordPiece()
     trainer = trainers.WordPieceTrainer(vocab_size=1000, special_tokens=["[UNK]", "[SEP]"], show_progress=False)
     tokenizer.train_from_iterator(corpus(), trainer)
-    eos = tokenizer.token_to_id("[SEP]")
+    eos = _id(tokenizer, "[SEP]")
     return Model.of(TextTokenizer(tokenizer, {}, None), tokenizer.get_vocab_size(), frozenset([eos]))
 
 

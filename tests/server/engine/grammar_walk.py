@@ -123,8 +123,8 @@ def at_random(model: Model, seed: int, free: int = 30) -> Choose:
         if len(answer) >= free and generator.random() < 0.7:
             for preferred in preferences:
                 if ending := [token for token in ids.tolist() if token in preferred]:
-                    return generator.choice(ending)
-        return int(generator.choice(ids))
+                    return int(generator.choice(ending))
+        return int(ids[generator.randrange(len(ids))])
 
     return choose
 
