@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fathom_server.engine.speculation.draft_length import Acceptance, DraftLengths, SequenceRecord, best_choice
-from fathom_server.engine.speculation.step_costs import PassCosts, RecentMedian, StepCosts
+from fathom_server.engine.speculation.step_costs import STALE_STEPS, PassCosts, RecentCost, StepCosts
 
 RATES = st.lists(st.floats(0.05, 0.98), min_size=1, max_size=3)
 
@@ -22,17 +22,16 @@ def test_the_choice_is_the_best_of_all(rates: list[float], fixed: float, slope: 
     """Where each token costs the same, no other numbers of guesses give more tokens a second."""
     most = 4
     survivals = [[rate ** (depth + 1) for depth in range(most)] for rate in rates]
-    seconds = [fixed + slope * drafts for drafts in range(most * len(rates) + 1)]
 
     def pass_seconds(depth: int, sequences: int) -> float:
         return each_pass * sequences
 
     def rate_of(lengths: tuple[int, ...]) -> float:
         tokens = sum(1 + sum(row[:length]) for row, length in zip(survivals, lengths, strict=True))
-        return tokens / (seconds[sum(lengths)] + each_pass * sum(lengths))
+        return tokens / (fixed + (slope + each_pass) * sum(lengths))
 
     best = max(map(rate_of, itertools.product(range(most + 1), repeat=len(rates))))
-    choice = best_choice(survivals, seconds, pass_seconds)
+    choice = best_choice(survivals, fixed, slope, pass_seconds)
     assert abs(rate_of(tuple(choice.lengths)) - best) <= 1e-9 * best
     assert abs(choice.tokens_per_second - best) <= 1e-9 * best
 
@@ -90,32 +89,48 @@ def test_a_step_that_was_something_else_teaches_nothing() -> None:
     assert lengths.costs.plain(1) == 7.0
 
 
-def test_costs_between_and_beyond_measurements() -> None:
-    """Interpolated between; beyond, as the last tokens cost, never more than is assumed of what was not measured."""
+def test_the_cost_of_a_drafted_token_is_learned_from_any_number_of_them() -> None:
+    """What steps take beyond those without drafts, by the token; assumed before any was measured, never nothing."""
     costs = StepCosts()
-    for seconds in (9.0, 8.0, 50.0):
+    assert costs.plain(2) is None
+    for seconds in (9.0, 10.0, 50.0):
         costs.observe(2, 0, seconds)
-    assert costs.plain(2) == 9.0, "the median of three"
-    assert costs.expected(2, 2) == costs.assumed(2, 2) == [9.0, 9.0 * 1.125, 9.0 * 1.25]
+    assert costs.plain(2) == 9.0
+    assert costs.each(2) == costs.assumed(2) == 9.0 / 8
     costs.observe(2, 4, 11.0)
-    assert costs.expected(2, 6) == [9.0, 9.5, 10.0, 10.5, 11.0, 11.5, 12.0]
-    assert costs.expected(2, 3) == [9.0, 9.5, 10.0, 10.5]
-    costs.observe(2, 5, 30.0)
-    assert costs.expected(2, 6)[5:] == [30.0, 30.0 + 9.0 * 0.125]
+    assert costs.each(2) == 0.5
+    for _ in range(20):
+        costs.observe(2, 3, 12.0)
+        costs.observe(2, 6, 15.0)
+    assert costs.each(2) == 1.0
+    for _ in range(20):
+        costs.observe(2, 3, 8.0)
+    assert costs.each(2) == costs.assumed(2) / 10
 
 
 def test_hiccups_do_not_count() -> None:
-    """Of the first measurements the least counts, later the median of the last nine."""
-    median = RecentMedian()
-    median.observe(100.0)
-    median.observe(1.0)
-    assert median.value == 1.0
-    for value in (1.1, 1.2, 90.0, 1.3, 1.2):
-        median.observe(value)
-    assert 1.0 < median.value < 1.4
-    for _ in range(9):
-        median.observe(5.0)
-    assert median.value == 5.0
+    """Of the first measurements the least counts, later the lower quartile of the last fifteen."""
+    cost = RecentCost()
+    cost.observe(100.0)
+    cost.observe(1.0)
+    assert cost.value == 1.0
+    for value in (1.1, 1.2, 90.0, 80.0, 95.0, 1.3, 1.2):
+        cost.observe(value)
+    assert 1.0 < cost.value < 1.4
+    for _ in range(15):
+        cost.observe(5.0)
+    assert cost.value == 5.0
+
+
+def test_an_old_cost_is_forgotten() -> None:
+    """Drafts that cost much once are given another chance after some hundred steps without any."""
+    costs = StepCosts()
+    costs.observe(1, 0, 10.0)
+    costs.observe(1, 4, 90.0)
+    assert costs.each(1) == 20.0
+    for _ in range(STALE_STEPS + 1):
+        costs.observe(1, 0, 10.0)
+    assert costs.each(1) == costs.assumed(1)
 
 
 def test_passes_never_measured_are_taken_from_the_nearest() -> None:

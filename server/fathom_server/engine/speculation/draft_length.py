@@ -18,14 +18,16 @@ _SEQUENCE_DECAY: Final = 0.9
 _SEQUENCE_WEIGHT: Final = 2.0
 _HIGHEST: Final = 0.98
 
-_MARGIN: Final = 1.03
+_MARGIN: Final = 1.05
 """Guessing must promise so much more to be preferred: below lies the noise of the measurements."""
 
 _REFRESH_STEPS: Final = 48
-_FIRST_PATIENCE: Final = 16
-_LONGEST_PATIENCE: Final = 512
+_FIRST_PATIENCE: Final = 8
+_LONGEST_PATIENCE: Final = 256
+_REST_STEPS: Final = 8
 _TRIAL_GUESSES: Final = 2
 _SURPRISE: Final = 0.8
+_NEVER: Final = 1 << 30
 
 
 @dataclass(slots=True)
@@ -75,21 +77,20 @@ class Choice:
 
 def best_choice(
     survivals: Sequence[Sequence[float]],
-    step_seconds: Sequence[float],
+    plain_seconds: float,
+    draft_seconds: float,
     pass_seconds: Callable[[int, int], float] | None = None,
-    *,
-    at_least: int = 0,
 ) -> Choice:
     """The choice that makes the most tokens a second.
 
-    ``survivals[i][j]`` is S(i, j + 1), falling in j; ``step_seconds[d]`` the cost of a step with d guesses in all, for
-    every d that could be; ``pass_seconds(depth, sequences)`` what the guesser takes for the guess of a depth (from 0)
-    for so many sequences at once, None where guessing costs nothing. ``at_least`` guesses are taken in any case.
+    ``survivals[i][j]`` is S(i, j + 1), falling in j; a step takes ``plain_seconds``, and
+    ``draft_seconds`` more for each guess; ``pass_seconds(depth, sequences)`` is what the guesser takes for the guess of
+    a depth (from 0) for so many sequences at once, None where guessing costs nothing.
     """
     order = sorted(((-survival, j, i) for i, row in enumerate(survivals) for j, survival in enumerate(row)))
     tokens, guessing = float(len(survivals)), 0.0
     at_depth: list[int] = []
-    best, best_rate = 0, tokens / step_seconds[0] if at_least == 0 else 0.0
+    best, best_rate = 0, tokens / plain_seconds
     for taken, (negative, depth, _) in enumerate(order, start=1):
         tokens -= negative
         if pass_seconds is not None:
@@ -98,8 +99,8 @@ def best_choice(
             before = pass_seconds(depth, at_depth[depth]) if at_depth[depth] else 0.0
             at_depth[depth] += 1
             guessing += pass_seconds(depth, at_depth[depth]) - before
-        rate = tokens / (step_seconds[taken] + guessing)
-        if rate > best_rate and taken >= at_least:
+        rate = tokens / (plain_seconds + taken * draft_seconds + guessing)
+        if rate > best_rate:
             best, best_rate = taken, rate
     lengths = [0] * len(survivals)
     for _, _, i in order[:best]:
@@ -121,6 +122,7 @@ class DraftLengths:
         self._since_plain = 0
         self._since_drafts = 0
         self._patience = _FIRST_PATIENCE
+        self._rests_from = _NEVER
 
     def choose(
         self, survivals: Sequence[Sequence[float]], pass_seconds: Callable[[int, int], float] | None = None
@@ -129,6 +131,18 @@ class DraftLengths:
         choice = self._choose(survivals, pass_seconds)
         self.plan(len(survivals), choice.drafts)
         return choice
+
+    def is_resting(self, sequences: int) -> bool:
+        """Whether nothing would be tried for so many sequences now, known without looking at any guess; counts a step.
+
+        Where guesses did not pay they are left alone until it is time to try some, unless there is less load.
+        """
+        due = self._since_drafts + 1
+        if self._learns_unasked or sequences < self._rests_from or due >= self._patience or due % _REST_STEPS == 0:
+            return False
+        self._since_drafts += 1
+        self.plan(sequences, 0)
+        return True
 
     def plan(self, sequences: int, drafts: int) -> None:
         """Say what the next step is made of, where it is not what ``choose`` said."""
@@ -139,18 +153,19 @@ class DraftLengths:
         (sequences, drafts), self._planned = self._planned, (0, 0)
         if not sequences or rows_tokens != sequences + drafts:
             return
-        if drafts and seconds < _SURPRISE * self.costs.expected(sequences, drafts)[drafts]:
+        plain = self.costs.plain(sequences)
+        if drafts and plain is not None and seconds < _SURPRISE * (plain + drafts * self.costs.each(sequences)):
             self._patience = _FIRST_PATIENCE  # what is known of costs is out of date
         self.costs.observe(sequences, drafts, seconds)
 
     def _choose(self, survivals: Sequence[Sequence[float]], pass_seconds: Callable[[int, int], float] | None) -> Choice:
         none = Choice([0] * len(survivals), 0, 0.0)
-        guesses = sum(map(len, survivals))
         plain = self.costs.plain(len(survivals))
-        if not guesses or plain is None:
+        self._rests_from = _NEVER
+        if plain is None or not any(survivals):
             self._since_plain = 0
             return none
-        choice = best_choice(survivals, self.costs.expected(len(survivals), guesses), pass_seconds)
+        choice = best_choice(survivals, plain, self.costs.each(len(survivals)), pass_seconds)
         if choice.drafts and choice.tokens_per_second > _MARGIN * len(survivals) / plain:
             self._since_drafts, self._patience = 0, _FIRST_PATIENCE
             self._since_plain += 1
@@ -158,18 +173,17 @@ class DraftLengths:
                 self._since_plain = 0
                 return none
             return choice
-        self._since_plain = 0
+        self._since_plain, self._rests_from = 0, len(survivals)
         self._since_drafts += 1
         if self._since_drafts < self._patience:
             return none
         self._since_drafts, self._patience = 0, min(2 * self._patience, _LONGEST_PATIENCE)
-        return self._trial(survivals, pass_seconds)
+        return self._trial(survivals, plain)
 
-    def _trial(self, survivals: Sequence[Sequence[float]], pass_seconds: Callable[[int, int], float] | None) -> Choice:
+    def _trial(self, survivals: Sequence[Sequence[float]], plain: float) -> Choice:
         """Guesses to try although they do not seem to pay, in case they do by now."""
         if self._learns_unasked:  # none, if guesses are so poor that they would not pay even if steps were cheap
-            guesses = sum(map(len, survivals))
-            return best_choice(survivals, self.costs.assumed(len(survivals), guesses), pass_seconds)
+            return best_choice(survivals, plain, self.costs.assumed(len(survivals)))
         likeliest = max(range(len(survivals)), key=lambda i: survivals[i][0] if survivals[i] else 0.0)
         lengths = [min(_TRIAL_GUESSES, len(row)) if i == likeliest else 0 for i, row in enumerate(survivals)]
         return Choice(lengths, sum(lengths), 0.0)

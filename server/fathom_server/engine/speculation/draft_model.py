@@ -91,7 +91,7 @@ class DraftModelSpeculator:
 
     def propose(self, sequences: Sequence[DraftableSequence], room: Sequence[int]) -> list[list[int]]:
         """See ``Speculator.propose``."""
-        if self._is_broken:
+        if self._is_broken or self._lengths.is_resting(len(sequences)):
             return [[] for _ in sequences]
         begin = time.perf_counter()
         try:
@@ -140,8 +140,7 @@ class DraftModelSpeculator:
         drafting = self._begin(sequences, states, survivals, choice)
         proposals: list[list[int]] = [[] for _ in sequences]
         if drafting:
-            step_seconds = self._lengths.costs.expected(len(sequences), sum(map(len, survivals)) + 1)
-            self._draft(drafting, choice.tokens_per_second, step_seconds)
+            self._draft(drafting, choice.tokens_per_second, self._lengths.costs.each(len(sequences)))
             for one in drafting:
                 proposals[one.place] = one.state.drafts[: len(one.survival)]
         self._lengths.plan(len(sequences), sum(map(len, proposals)))
@@ -214,10 +213,11 @@ class DraftModelSpeculator:
     def _unread(self, sequence: DraftableSequence) -> int:
         return len(sequence.token_ids) - self._cache.of(sequence.id).computed
 
-    def _draft(self, drafting: Sequence[_Drafting], rate: float, step_seconds: Sequence[float]) -> None:
+    def _draft(self, drafting: Sequence[_Drafting], rate: float, verifying: float) -> None:
         """Draft token after token for all at once, each for as long as another is worth its time.
 
-        A guess that comes true with probability S is worth S tokens, and must bring them at ``rate`` or better.
+        A guess that comes true with probability S is worth S tokens, and must bring them at ``rate`` a second or more;
+        its trial takes ``verifying`` seconds.
         """
         active, depth = list(drafting), 0
         rows = [self._first_row(one) for one in active]
@@ -228,8 +228,6 @@ class DraftModelSpeculator:
             if all(len(row.token_ids) <= 2 for row in rows):
                 self._passes.observe(depth, len(rows), time.perf_counter() - begin)
             depth += 1
-            drafts = sum(len(one.survival) for one in drafting)
-            verifying = step_seconds[drafts + 1] - step_seconds[drafts]
             for one in active:
                 if one.survival[-1] < rate * verifying:  # its drafting is paid for, but not even its trial pays
                     one.survival.pop()

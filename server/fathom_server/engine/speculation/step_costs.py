@@ -1,15 +1,16 @@
 """What a step costs by how many drafted tokens ride in it, learned while serving."""
 
-from bisect import insort
 from collections import deque
-from collections.abc import Iterable
 from typing import Final
 
-WINDOW: Final = 9
-"""Measurements that count: enough for a median that shrugs at hiccups, few enough to follow a machine's phases."""
+WINDOW: Final = 15
+"""Measurements that count: enough to shrug at hiccups, few enough to follow a machine's phases."""
 
-_FEW: Final = 3
-_FIRST_SHARE: Final = 0.25
+STALE_STEPS: Final = 400
+"""A cost that was not measured for so many steps is forgotten, so that guesses get another chance."""
+
+_FEW: Final = 4
+_ASSUMED_SHARE: Final = 0.25
 """Where nothing was measured, a drafted token is taken to cost a quarter of a sequence's share of the step: little
 enough to be tried, after which the truth is known."""
 
@@ -17,73 +18,63 @@ _LEAST_SHARE: Final = 0.1
 """Of that, what a token costs at least, whatever noise the measurements have."""
 
 
-class RecentMedian:
-    """Median of the last measurements; of the first few the least, since a hiccup only ever adds."""
+class RecentCost:
+    """Lower quartile of the last measurements, of the first few the least.
+
+    What disturbs a measurement only ever adds to it, on a machine shared with others to most of them.
+    """
 
     def __init__(self) -> None:
         self._values: deque[float] = deque(maxlen=WINDOW)
         self.value = 0.0
+        self.seen_at = 0
 
     def observe(self, value: float) -> None:
         """Take in a measurement."""
         self._values.append(value)
         ordered = sorted(self._values)
-        self.value = ordered[0] if len(ordered) < _FEW else ordered[len(ordered) // 2]
+        self.value = ordered[len(ordered) // _FEW]
 
 
 class StepCosts:
-    """Seconds of a step by its sequences and by the drafted tokens in it.
+    """Seconds of a step by its sequences, and of each drafted token beside.
 
-    Between measured numbers of drafts the cost is interpolated; beyond them each further token costs what the last ones
-    cost, and no more than is assumed where nothing was measured. So what might pay is tried, and its true cost decides
-    from then on.
+    A straight line, since products and attention grow with a step's tokens; one number a number of sequences is learned
+    from few steps, and from any number of drafts.
     """
 
     def __init__(self) -> None:
-        self._plain: dict[int, RecentMedian] = {}
-        self._drafted: dict[int, dict[int, RecentMedian]] = {}
-        self._measured: dict[int, list[int]] = {}  # by sequences, the numbers of drafts with a measurement, ascending
+        self._plain: dict[int, RecentCost] = {}
+        self._each: dict[int, RecentCost] = {}
+        self._steps = 0
 
     def observe(self, sequences: int, drafts: int, seconds: float) -> None:
         """Take in what a step of so many sequences with so many drafted tokens took."""
+        self._steps += 1
+        plain = self.plain(sequences)
         if drafts == 0:
-            self._plain.setdefault(sequences, RecentMedian()).observe(seconds)
-            return
-        cells = self._drafted.setdefault(sequences, {})
-        if drafts not in cells:
-            cells[drafts] = RecentMedian()
-            insort(self._measured.setdefault(sequences, []), drafts)
-        cells[drafts].observe(seconds)
+            self._plain.setdefault(sequences, RecentCost()).observe(seconds)
+        elif plain is not None:
+            cell = self._each.setdefault(sequences, RecentCost())
+            cell.observe((seconds - plain) / drafts)
+            cell.seen_at = self._steps
 
     def plain(self, sequences: int) -> float | None:
         """Seconds of a step without drafts, or None before one was measured."""
         cell = self._plain.get(sequences)
         return None if cell is None else cell.value
 
-    def assumed(self, sequences: int, drafts: int) -> list[float]:
-        """Seconds of steps with 0 … ``drafts`` drafted tokens, as if none with drafts had been measured."""
-        plain = self._plain[sequences].value
-        return [plain * (1.0 + count * _FIRST_SHARE / sequences) for count in range(drafts + 1)]
+    def assumed(self, sequences: int) -> float:
+        """Seconds of a drafted token as if none had been measured; a step without must have been."""
+        return self._plain[sequences].value * _ASSUMED_SHARE / sequences
 
-    def expected(self, sequences: int, drafts: int) -> list[float]:
-        """Seconds of steps with 0 … ``drafts`` drafted tokens. A step without drafts must have been measured."""
-        plain = self._plain[sequences].value
-        assumed = plain * _FIRST_SHARE / sequences
-        slope, seconds = assumed, [plain]
-        for end, value in self._points(sequences):
-            begin, before = len(seconds) - 1, seconds[-1]
-            slope = (value - before) / (end - begin)
-            seconds.extend(before + slope * (at - begin) for at in range(begin + 1, end + 1))
-            if end >= drafts:
-                return seconds[: drafts + 1]
-        last = len(seconds) - 1
-        slope = min(assumed, max(slope, _LEAST_SHARE * assumed))
-        seconds.extend(seconds[last] + slope * (count - last) for count in range(last + 1, drafts + 1))
-        return seconds
-
-    def _points(self, sequences: int) -> Iterable[tuple[int, float]]:
-        for drafts in self._measured.get(sequences, ()):
-            yield drafts, self._drafted[sequences][drafts].value
+    def each(self, sequences: int) -> float:
+        """Seconds of a drafted token; a step without must have been measured."""
+        assumed, cell = self.assumed(sequences), self._each.get(sequences)
+        if cell is not None and self._steps - cell.seen_at > STALE_STEPS:
+            del self._each[sequences]
+            cell = None
+        return assumed if cell is None else max(cell.value, _LEAST_SHARE * assumed)
 
 
 class PassCosts:
@@ -93,11 +84,11 @@ class PassCosts:
     """
 
     def __init__(self) -> None:
-        self._cells: dict[tuple[bool, int], RecentMedian] = {}
+        self._cells: dict[tuple[bool, int], RecentCost] = {}
 
     def observe(self, depth: int, sequences: int, seconds: float) -> None:
         """Take in what the pass of a depth (from 0) took."""
-        self._cells.setdefault((depth > 0, sequences), RecentMedian()).observe(seconds)
+        self._cells.setdefault((depth > 0, sequences), RecentCost()).observe(seconds)
 
     def seconds(self, depth: int, sequences: int) -> float:
         """What a pass may take: as measured, else as for the nearest number of sequences; 0 before any was."""
