@@ -3,18 +3,27 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
+from onnx import TensorProto, helper
+
 from fathom_server.native.cache_layout import block_bytes
 from fathom_server.native.library import DOMAIN, ISA, register
-from onnx import TensorProto, helper
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
+
+
+@cache
+def rotary_tables(half: int, positions: int) -> tuple[Floats, Floats]:
+    """Cosines and sines, [positions, half]."""
+    angles = np.arange(positions)[:, None] * 10000.0 ** (-np.arange(half) / max(1, half))
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +44,10 @@ class Shape:
     layer: int = 0
     positions: int = 4096
 
+    def __str__(self) -> str:
+        """What differs from the default, for tests' names."""
+        return ",".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self) if getattr(self, f.name) != f.default)
+
     @property
     def width(self) -> int:
         """Numbers of one token in ``qkv``."""
@@ -47,9 +60,7 @@ class Shape:
 
     def tables(self) -> tuple[Floats, Floats]:
         """Cosines and sines, [positions, rotary / 2]."""
-        rates = 10000.0 ** (-np.arange(self.rotary // 2) / max(1, self.rotary // 2))
-        angles = np.arange(self.positions)[:, None] * rates
-        return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+        return rotary_tables(self.rotary // 2, self.positions)
 
     def norm_weights(self) -> tuple[Floats, Floats]:
         """Weights of the query's and the key's norm, [head_dim]."""
@@ -195,6 +206,16 @@ def reference(shape: Shape, qkv: Floats) -> Doubles:
     weights /= weights.sum(-1, keepdims=True)
     context: Doubles = np.einsum("hqk,khd->qhd", weights, np.repeat(value, group, axis=1)).reshape(tokens, -1)
     return context
+
+
+def hadamard(x: Doubles) -> Doubles:
+    """``x`` [n] turned by Hadamard's matrix, unscaled, in runs of the largest power of two that divides n."""
+    run = len(x) & -len(x)
+    matrix = np.ones((1, 1))
+    while len(matrix) < run:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    turned: Doubles = (x.reshape(-1, run) @ matrix).reshape(-1)
+    return turned
 
 
 def rotate(shape: Shape, x: Doubles) -> Doubles:

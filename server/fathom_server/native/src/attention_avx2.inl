@@ -68,6 +68,23 @@ inline float sum(F x) {
     const __m128 c = _mm_add_ps(b, _mm_movehl_ps(b, b));
     return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
 }
+template <int Stride>
+inline __m256 butterfly(__m256 x) {
+    const __m256 swapped = Stride == 4   ? _mm256_permute2f128_ps(x, x, 1)
+                           : Stride == 2 ? _mm256_permute_ps(x, 0x4e)
+                                         : _mm256_permute_ps(x, 0xb1);
+    constexpr int second = Stride == 4 ? 0xf0 : Stride == 2 ? 0xcc : 0xaa;
+    return _mm256_blend_ps(_mm256_add_ps(swapped, x), _mm256_sub_ps(swapped, x), second);
+}
+// In runs of 2 * Stride lanes: the sums of both halves, then their differences.
+template <int Stride>
+inline F butterfly(F x) {
+    if constexpr (Stride == 8) {
+        return {_mm256_add_ps(x.a, x.b), _mm256_sub_ps(x.a, x.b)};
+    } else {
+        return {butterfly<Stride>(x.a), butterfly<Stride>(x.b)};
+    }
+}
 inline __m256 max_magnitude_bits(__m256 x, __m256 y) {
     const __m256i magnitude = _mm256_and_si256(_mm256_castps_si256(y), _mm256_set1_epi32(0x7fffffff));
     return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(x), magnitude));

@@ -52,6 +52,16 @@ inline float sum(F x) {
     const __m128 c = _mm_add_ps(b, _mm_movehl_ps(b, b));
     return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
 }
+// In runs of 2 * Stride lanes: the sums of both halves, then their differences.
+template <int Stride>
+inline F butterfly(F x) {
+    const __m512 swapped = Stride == 8   ? _mm512_shuffle_f32x4(x.v, x.v, 0x4e)
+                           : Stride == 4 ? _mm512_shuffle_f32x4(x.v, x.v, 0xb1)
+                           : Stride == 2 ? _mm512_permute_ps(x.v, 0x4e)
+                                         : _mm512_permute_ps(x.v, 0xb1);
+    constexpr __mmask16 second = Stride == 8 ? 0xff00 : Stride == 4 ? 0xf0f0 : Stride == 2 ? 0xcccc : 0xaaaa;
+    return {_mm512_mask_sub_ps(_mm512_add_ps(swapped, x.v), second, swapped, x.v)};
+}
 // The larger magnitudes by their bits, by which NaN is above infinity.
 inline F max_magnitude_bits(F a, F b) {
     const __m512i magnitude = _mm512_and_si512(_mm512_castps_si512(b.v), _mm512_set1_epi32(0x7fffffff));

@@ -105,6 +105,13 @@ inline float sum(F x) {
     }
     return x.v[0];
 }
+// In runs of 2 * Stride lanes: the sums of both halves, then their differences.
+template <int Stride>
+inline F butterfly(F x) {
+    F r;
+    EACH r.v[i] = i & Stride ? x.v[i ^ Stride] - x.v[i] : x.v[i ^ Stride] + x.v[i];
+    return r;
+}
 // The larger magnitudes by their bits, by which NaN is above infinity.
 inline F max_magnitude_bits(F a, F b) {
     EACH {
