@@ -88,6 +88,8 @@ def _model_drift(spec: ModelSpec, bundle: Bundle) -> Iterator[Drift]:
     for path in passport.damaged_files(bundle.repository):
         what = "was changed since" if (bundle.repository / path).is_file() else "is missing"
         yield Drift(spec.name, "file", path, f"{what} it was written")
+    for path in passport.extra_files(bundle.repository):
+        yield Drift(spec.name, "file", path, "was not written by the export")
     try:
         origin = find_origin(spec, bundle.folder, fetch=False)[1]
     except SourceError as error:

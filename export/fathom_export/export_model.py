@@ -11,6 +11,7 @@ from fathom_server.errors import SettingsError
 
 if TYPE_CHECKING:
     from fathom_export.passport import Origin
+    from fathom_export.repository.earlier_graph import EarlierGraph
     from fathom_export.sources import Source
 
 
@@ -73,8 +74,10 @@ def export_model(
         served = _tidy(spec, repository, version)
     else:
         with staged(repository, spec.name) as staging:
-            opsets, check = _build(spec, source.folder, staging, reporter)
-            _judge(spec, source.folder, staging, reporter, accept_quality)
+            earlier = None if force else _same_graph(origin, repository, spec)
+            opsets, check = _build(spec, source.folder, staging, reporter, earlier)
+            if earlier is None:
+                _judge(spec, source.folder, staging, reporter, accept_quality)
             version, served = _add_version(spec, origin, repository, staging, opsets, check, promote=promote)
     return Outcome(spec.name, names, version, served, not is_new, _size(repository, names), time.monotonic() - begin)
 
@@ -109,6 +112,26 @@ def _version_of(origin: "Origin", repository: Path, spec: ModelSpec) -> int | No
         ),
         None,
     )
+
+
+def _same_graph(origin: "Origin", repository: Path, spec: ModelSpec) -> "EarlierGraph | None":
+    """The graph and card of the newest kept version that differs in nothing but how it is served."""
+    from fathom_export.passport import find_passports
+    from fathom_export.repository.earlier_graph import EarlierGraph
+    from fathom_export.repository.versions import kept_versions
+
+    kept = kept_versions(repository, model_names(spec))
+    passports = find_passports(repository, spec.name)
+    for version in reversed(kept):
+        passport = passports.get(version)
+        if (
+            passport is not None
+            and passport.origin.graph_sha256 == origin.graph_sha256
+            and not passport.damaged_files(repository)
+        ):
+            folder = repository / weights_model(spec) / str(version)
+            return EarlierGraph(folder, passport.opsets, passport.check)
+    return None
 
 
 def _tidy(spec: ModelSpec, repository: Path, version: int) -> int:
@@ -183,23 +206,29 @@ def _add_version(
     return version, served
 
 
-def _build(spec: ModelSpec, source: Path, staging: Path, reporter: Reporter) -> tuple[dict[str, int], dict[str, float]]:
-    """Build all models of a spec; returns the graph's operator sets and the figures of its check."""
+def _build(
+    spec: ModelSpec, source: Path, staging: Path, reporter: Reporter, earlier: "EarlierGraph | None"
+) -> tuple[dict[str, int], dict[str, float]]:
+    """Build all models of a spec, of an earlier graph if there is one.
+
+    Returns the graph's operator sets and the figures of its check.
+    """
     from fathom_export.graph_file import read_opsets
     from fathom_export.repository.model_config import VERSION
     from fathom_server.engine.settings import GRAPH_FILE
     from fathom_server.text.tokenizer import TextError
 
-    reporter.begin(spec.name, f"building the {spec.precision} graph")
+    what = f"building the {spec.precision} graph" if earlier is None else f"taking the graph of {earlier.folder}"
+    reporter.begin(spec.name, what)
     try:
         if not isinstance(spec, GenerateSpec):
             from fathom_export.repository.encoder_models import write_encoder_models
 
-            graph = write_encoder_models(spec, source, staging, reporter.advance)
+            graph = write_encoder_models(spec, source, staging, reporter.advance, earlier)
             return graph.opsets, graph.check
         from fathom_export.repository.generate_models import write_generate_models
 
-        check = write_generate_models(spec, source, staging, reporter.advance)
+        check = write_generate_models(spec, source, staging, reporter.advance, earlier)
         return read_opsets(staging / spec.name / VERSION / GRAPH_FILE), check
     except SettingsError as error:
         raise ExportError(f"{spec.name}: {error}") from error

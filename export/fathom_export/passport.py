@@ -16,8 +16,12 @@ from fathom_export.quality.held_out import find_held_out
 from fathom_export.sources.folder import hash_file, hash_files, read_json
 from fathom_export.sources.resolve import Source
 from fathom_export.spec import GenerateSpec, ModelSpec, Task, spec_settings
+from fathom_server.engine.plan_passport import PLAN_FILE, PLAN_PASSPORT_FILE
 
 PASSPORT_FILE: Final = "passport.json"
+
+_LATER_FILES: Final = (PASSPORT_FILE, PLAN_FILE, PLAN_PASSPORT_FILE)
+_COMPILED: Final = "__pycache__"
 
 _ENCODER_TOOLS: Final = ("fathom-export", "fathom-server", "onnx", "onnxruntime", "onnxscript", "torch", "transformers")
 _TOOLS: Final[Mapping[Task, tuple[str, ...]]] = {
@@ -63,6 +67,13 @@ class Origin:
             code_sha256=_hash_code(),
         )
 
+    @property
+    def graph_sha256(self) -> str:
+        """A sum over what decides the graph and its card: everything but how Triton serves it."""
+        parts = asdict(self) | {"spec_sha256": ""}
+        parts["settings"] = {key: value for key, value in self.settings.items() if key != "serving"}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
 
 @dataclass(frozen=True, slots=True)
 class Passport:
@@ -107,6 +118,20 @@ class Passport:
     def damaged_files(self, repository: Path) -> list[str]:
         """Files, by path in the repository, that are missing or not as they were written."""
         return [name for name, expected in self.files.items() if _hash_or_none(repository / name) != expected]
+
+    def extra_files(self, repository: Path) -> list[str]:
+        """Files, by path in the repository, that lie in this version's folders and were not written by the export.
+
+        A plan that was built there, and what Python compiles, are not among them.
+        """
+        own = {*self.files, *(f"{model}/{self.version}/{name}" for model in self.models for name in _LATER_FILES)}
+        found = sorted(
+            path.relative_to(repository).as_posix()
+            for model in self.models
+            for path in (repository / model / str(self.version)).rglob("*")
+            if path.is_file() and path.parent.name != _COMPILED
+        )
+        return [name for name in found if name not in own]
 
 
 def find_passports(repository: Path, name: str) -> dict[int, Passport]:

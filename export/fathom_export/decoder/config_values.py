@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from fathom_export.errors import CheckpointError
+from fathom_export.sources.folder import MAX_JSON_BYTES
 
 MAX_SIZE: Final = (1 << 31) - 1
 MAX_FLOAT: Final = sys.float_info.max
@@ -16,6 +17,8 @@ MAX_FLOAT: Final = sys.float_info.max
 def read_json_object(path: Path) -> dict[str, Any]:
     """Read a JSON object of a checkpoint; raises CheckpointError naming the file."""
     try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ValueError(f"it has {path.stat().st_size} bytes; at most {MAX_JSON_BYTES} are read")
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from fathom_export.errors import CheckpointError, SourceError, UnsupportedArchitectureError
-from fathom_export.sources.folder import CONFIG_FILE, read_json
+from fathom_export.sources.folder import CONFIG_FILE, MAX_JSON_BYTES, read_json
 from fathom_server.text.tokenizer import TOKENIZER_CONFIG_FILE
 
 ARCHITECTURES: Final = (
@@ -108,6 +108,8 @@ def read_modules(source: Path) -> list[tuple[str, Path]] | None:
     if not path.is_file():
         return None
     try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ValueError(f"it has {path.stat().st_size} bytes; at most {MAX_JSON_BYTES} are read")
         modules = sorted(json.loads(path.read_text(encoding="utf-8")), key=lambda module: int(module["idx"]))
         listed = [(str(module["type"]), str(module["path"])) for module in modules]
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:

@@ -165,9 +165,9 @@ class QualityCard:
         """The ten layers with the largest errors of their own."""
         return worst(self.layers)
 
-    def judged(self) -> Self:
-        """The same card with its failures, by its thresholds."""
-        return replace(self, failures=tuple(_failures(self)))
+    def judged(self, *failures: str) -> Self:
+        """The same card with its failures, by its thresholds, and others that are known already."""
+        return replace(self, failures=(*failures, *_failures(self)))
 
     def accepted(self, reason: str) -> Self:
         """The same card, let pass by the user of this process."""

@@ -17,6 +17,7 @@ from fathom_export.quality.answers import Question, answer_all
 from fathom_export.quality.card import LogitComparison, Measured, QualityCard, TokenParity, now
 from fathom_export.quality.decoder_graph import DecoderGraph, NativeGraph, session_options
 from fathom_export.quality.held_out import HeldOutRow, find_held_out, read_held_out, spread
+from fathom_export.quality.memory import JudgingPlan, available_bytes
 from fathom_export.quality.picture import DIVERGENCES
 from fathom_export.quality.source_decoder import SourceDecoder, has_torch
 from fathom_export.quality.statistics import LogitStatistics
@@ -92,8 +93,9 @@ class DecoderJudge:
         on_progress(1, 6)
         graph = served_graph(self._version)
         tested = self._tested(graph)
-        source = SourceDecoder.load(self._source) if has_torch() else None
-        own = self._own_reference(source)
+        plan = self._plan()
+        source = SourceDecoder.load(self._source) if plan.with_source else None
+        own = self._own_reference() if plan.with_own else None
         references = [] if source is None else [_Reference("the source model (transformers, fp32)", source)]
         references += [] if own is None else [own]
         on_progress(2, 6)
@@ -108,10 +110,11 @@ class DecoderJudge:
             fp32 = own.folder if own is not None and self._spec.precision != "fp32" else None
             accuracy = task_accuracy(self._version, fp32, chosen, self._tokenizer, self._options)
         on_progress(5, 6)
-        errors = self._layer_errors(own, passages)
+        errors = self._layer_errors(own, passages) if plan.with_layers else []
         if errors and graph != GRAPH_FILE:
             self._notes.append(f"layers of {graph}, whose operators hide them; those of {GRAPH_FILE} stand here")
         on_progress(6, 6)
+        nothing = () if references or not plan.notes else (f"nothing was compared: {'; '.join(plan.notes)}",)
         return QualityCard(
             model=self._spec.name,
             task=self._spec.task,
@@ -133,7 +136,21 @@ class DecoderJudge:
             notes=tuple(self._notes),
             seconds=round(time.monotonic() - began, 3),
             series=series,
-        ).judged()
+        ).judged(*nothing)
+
+    def _plan(self) -> JudgingPlan:
+        """What is compared, as far as memory goes."""
+        plan = JudgingPlan.of(
+            self._source,
+            graph_bytes(self._version),
+            wants_source=has_torch(),
+            wants_own=self._spec.precision != "fp32",
+            available=available_bytes(),
+        )
+        self._notes.extend(plan.notes)
+        if plan.with_source and self._spec.precision == "fp32":
+            self._notes.append("layers and fp32, for this is the fp32 graph that others are held against")
+        return plan
 
     def _tested(self, graph: str) -> LogitModel:
         """The graph that is served."""
@@ -160,13 +177,10 @@ class DecoderJudge:
             return held_out_text(spread(rows, len(rows)), path, self._tokenizer, ends, context)
         return generated_text(self._version, self._settings, self._tokenizer, self._options)
 
-    def _own_reference(self, source: SourceDecoder | None) -> _Reference | None:
-        """Our fp32 graph: of the same dialect; for an fp32 export without the source model, of the other."""
+    def _own_reference(self) -> _Reference | None:
+        """Our fp32 graph: of the same dialect; for an fp32 export, which lacks the source model then, of the other."""
         dialect = self._settings.graph.dialect
         if self._spec.precision == "fp32":
-            if source is not None:
-                self._notes.append("layers and fp32, for this is the fp32 graph that others are held against")
-                return None
             dialect = "portable" if dialect == "cpu" else "cpu"
         folder = self._work / _REFERENCE_FOLDER
         folder.mkdir()
@@ -181,7 +195,7 @@ class DecoderJudge:
         except ExportError as error:
             if self._spec.precision != "fp32":
                 raise
-            self._notes.append(f"fp32, for torch is not installed and the {dialect} dialect cannot be built: {error}")
+            self._notes.append(f"fp32, without the source model, for the {dialect} dialect cannot be built: {error}")
             return None
         EngineSettings(description, self._settings.limits, self._settings.eos_token_ids).save(folder)
         graph = DecoderGraph(folder, description, {}, threads=self._settings.limits.threads)

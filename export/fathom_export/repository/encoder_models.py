@@ -12,6 +12,7 @@ from fathom_client.protocol import TensorSpec
 from fathom_export.encoder import ClassifierModel, EncoderForm, EncoderGraph, EncoderTask, SentenceModel, build_encoder
 from fathom_export.encoder.tokenizer import write_lowering
 from fathom_export.errors import InvalidContextError
+from fathom_export.repository.earlier_graph import EarlierGraph
 from fathom_export.repository.model_config import (
     VERSION,
     Warmup,
@@ -44,9 +45,16 @@ _NUM_INPUT_TOKENS: Final = TensorSpec(protocol.NUM_INPUT_TOKENS, "UINT32", (1,))
 
 
 def write_encoder_models(
-    spec: EncoderSpec, source: Path, staging: Path, on_progress: Callable[[int, int], None]
+    spec: EncoderSpec,
+    source: Path,
+    staging: Path,
+    on_progress: Callable[[int, int], None],
+    earlier: EarlierGraph | None = None,
 ) -> EncoderGraph:
-    """Build an encoder's models in the staging folder; raises ExportError where the checkpoint cannot be exported."""
+    """Build an encoder's models in the staging folder, of an earlier graph if there is one.
+
+    Raises ExportError where the checkpoint cannot be exported.
+    """
     ensemble, tokenizer, encoder = model_names(spec)
     form = EncoderForm.load(source, spec.task)
     longest = form.architecture.max_context
@@ -58,15 +66,19 @@ def write_encoder_models(
     limits = spec.encoder_limits(context)
     version = staging / encoder / VERSION
     version.mkdir(parents=True)
-    graph = build_encoder(
-        source,
-        version,
-        precision=spec.precision,
-        task=spec.task,
-        quantisation=spec.quantisation,
-        fp32_copy=staging / FP32_COPY,
-        on_progress=on_progress,
-    )
+    if earlier is not None:
+        earlier.link_into(version)
+        graph = EncoderGraph(form, dict(earlier.opsets), dict(earlier.check))
+    else:
+        graph = build_encoder(
+            source,
+            version,
+            precision=spec.precision,
+            task=spec.task,
+            quantisation=spec.quantisation,
+            fp32_copy=staging / FP32_COPY,
+            on_progress=on_progress,
+        )
     tokenized = [TensorSpec(name, "INT64", (protocol.VARIABLE,)) for name in form.inputs]
     constants = _constants(form)
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from fathom_client import protocol
 from fathom_export.decoder import DecoderArchitecture, build_decoder, eos_token_ids
 from fathom_export.errors import ParityError
+from fathom_export.repository.earlier_graph import EarlierGraph
 from fathom_export.repository.model_config import (
     VERSION,
     Warmup,
@@ -39,9 +40,13 @@ _PROMPT_TENSORS: Final = (protocol.TEXT_INPUT, protocol.MESSAGES, protocol.INPUT
 
 
 def write_generate_models(
-    spec: GenerateSpec, source: Path, staging: Path, on_progress: Callable[[int, int], None]
+    spec: GenerateSpec,
+    source: Path,
+    staging: Path,
+    on_progress: Callable[[int, int], None],
+    earlier: EarlierGraph | None = None,
 ) -> dict[str, float]:
-    """Build an LLM's models in the staging folder; returns the figures of the graph's check.
+    """Build an LLM's models in the staging folder, of an earlier graph if there is one; returns its check's figures.
 
     Raises ExportError where the checkpoint cannot be exported.
     """
@@ -52,20 +57,24 @@ def write_generate_models(
     prompt = TextTokenizer.load(version).encode(_WARMUP_TEXT) or [0]
 
     context = int(spec.limits.get("max_context", min(DEFAULT_CONTEXT, DecoderArchitecture.load(source).max_positions)))
-    graph = build_decoder(
-        source,
-        version,
-        dialect=spec.dialect,
-        precision=spec.precision,
-        quantisation=spec.quantisation,
-        max_context=context,
-        kv_cache_dtype=spec.engine_limits(context).kv_cache_dtype,
-        on_progress=on_progress,
-    )
+    if earlier is not None:
+        earlier.link_into(version)
+        graph = EngineSettings.load(earlier.folder).graph
+    else:
+        graph = build_decoder(
+            source,
+            version,
+            dialect=spec.dialect,
+            precision=spec.precision,
+            quantisation=spec.quantisation,
+            max_context=context,
+            kv_cache_dtype=spec.engine_limits(context).kv_cache_dtype,
+            on_progress=on_progress,
+        )
     speculation = spec.speculation.engine_settings()
     settings = EngineSettings(graph, spec.engine_limits(context), eos_token_ids(source), speculation)
     settings.save(version)
-    check = check_logits(version, settings, prompt)
+    check = check_logits(version, settings, prompt) if earlier is None else dict(earlier.check)
 
     config = new_config(engine, FATHOM_BACKEND, protocol.GENERATE_INPUTS, protocol.GENERATE_OUTPUTS)
     config.model_transaction_policy.decoupled = True
