@@ -220,7 +220,7 @@ def test_servers_fault_is_one_line_and_exit_1(cli: Cli, ordered: Ordered) -> Non
     done = cli("status", to="127.0.0.1:1")
     assert done.returncode == 1
     assert re.fullmatch(r"error: no server answers at 127\.0\.0\.1:1 .*fathom-serve\n", done.stderr)
-    done = cli("generate", ordered("hello big world", error=("INTERNAL", "a\nbug"), after=1))
+    done = cli("generate", ordered("hello big world", error=("INTERNAL", "a\nbug"), after=1, delay_s=0.2))
     assert (done.stdout, done.returncode) == ("hello ", 1)
     assert done.stderr == "error: chat: the server failed with INTERNAL: a bug\n"
 

@@ -73,7 +73,8 @@ async def test_error_in_the_middle_follows_the_chunks(
     client: Client, async_client: AsyncClient, ordered: Callable[..., str]
 ) -> None:
     """A stream gives what came before an error, then raises it, and raises it again when asked again."""
-    prompt = ordered("hello big world", error=("INTERNAL", "a bug"), after=2)
+    # an error that comes at once can overtake the response before it within Triton
+    prompt = ordered("hello big world", error=("INTERNAL", "a bug"), after=2, delay_s=0.2)
     stream = client.stream("chat", prompt)
     assert [next(stream).text, next(stream).text] == ["hello ", "big "]
     for read in (lambda: next(stream), stream.result):
@@ -87,7 +88,6 @@ async def test_error_in_the_middle_follows_the_chunks(
 
 async def test_server_that_leaves_in_the_middle_breaks_the_stream(client: Client, ordered: Callable[..., str]) -> None:
     """A server that becomes unavailable while it answers is a broken stream, with what was had so far."""
-    # an error that comes at once can overtake the response before it within Triton
     prompt = ordered("hello big world", error=("UNAVAILABLE", "shutting down"), after=2, delay_s=0.2)
     with pytest.raises(StreamBrokenError, match=r"broke off after 10 tokens: .*shutting down") as caught:
         list(client.stream("chat", prompt))
