@@ -7,7 +7,6 @@ and place.
 
 import difflib
 import json
-import math
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 from urllib.parse import unquote
@@ -21,10 +20,22 @@ from fathom_server.engine.grammar.keywords import (
     FORMATS,
     KEYWORDS,
     NUMBERS,
-    TYPES,
     UNSUPPORTED,
 )
-from fathom_server.engine.grammar.numbers import EXACT_DIGITS, MAX_EXACT_INTEGER, close_bounds, is_exact
+from fathom_server.engine.grammar.numbers import close_bounds
+from fathom_server.engine.grammar.values import (
+    check_value,
+    escaped,
+    read_count,
+    read_listed,
+    read_names,
+    read_number,
+    read_pattern,
+    read_types,
+    read_values,
+    refuse,
+    shown,
+)
 from fathom_server.errors import InvalidRequestError
 
 MAX_SCHEMA_CHARACTERS: Final = 1 << 20
@@ -32,8 +43,6 @@ MAX_SUBSCHEMAS: Final = 20_000
 MAX_NESTING: Final = 200
 """Most schemas inside one another, references followed; the library's recursion ends the process at some thousand."""
 
-MAX_ENUM_VALUES: Final = 20_000
-MAX_PATTERN_CHARACTERS: Final = 4096
 MAX_OPTIONAL_PROPERTIES: Final = 256
 Schema = dict[str, Any] | bool
 
@@ -77,13 +86,13 @@ class _Reader:
         """A schema at a place of the document, ``depth`` schemas deep."""
         self._subschemas += 1
         if self._subschemas > MAX_SUBSCHEMAS:
-            _refuse(path, f"more than {MAX_SUBSCHEMAS} schemas in one; make it smaller")
+            refuse(path, f"more than {MAX_SUBSCHEMAS} schemas in one; make it smaller")
         if depth > MAX_NESTING:
-            _refuse(path, f"more than {MAX_NESTING} schemas inside one another, references followed; make it flatter")
+            refuse(path, f"more than {MAX_NESTING} schemas inside one another, references followed; make it flatter")
         if isinstance(schema, bool):
             return schema
         if not isinstance(schema, dict):
-            _refuse(path, f"{_shown(schema)} is no schema; it must be an object, true or false")
+            refuse(path, f"{shown(schema)} is no schema; it must be an object, true or false")
         self._check_keywords(schema, path)
         read = self._reordered(schema)
         result: dict[str, Any] = {}
@@ -102,11 +111,11 @@ class _Reader:
             if keyword in ("$id", "id") and path == "#":
                 continue
             if keyword in UNSUPPORTED:
-                _refuse(path, f"the keyword {keyword!r} is not supported; {UNSUPPORTED[keyword]}")
+                refuse(path, f"the keyword {keyword!r} is not supported; {UNSUPPORTED[keyword]}")
             if keyword.startswith("x-"):
                 continue
             near = difflib.get_close_matches(keyword, KEYWORDS, 1)
-            _refuse(path, f"unknown keyword {keyword!r}; " + (f"is it {near[0]!r}?" if near else "leave it out"))
+            refuse(path, f"unknown keyword {keyword!r}; " + (f"is it {near[0]!r}?" if near else "leave it out"))
 
     @staticmethod
     def _reordered(schema: dict[str, Any]) -> list[str]:
@@ -126,21 +135,21 @@ class _Reader:
     def _read_keyword(
         self, keyword: str, schema: dict[str, Any], result: dict[str, Any], path: str, depth: int
     ) -> None:
-        value, at = schema[keyword], f"{path}/{_escaped(keyword)}"
+        value, at = schema[keyword], f"{path}/{escaped(keyword)}"
         match keyword:
             case "type":
-                result["type"] = _types(value, at)
+                result["type"] = read_types(value, at)
             case "enum":
-                result["enum"] = _values(value, at)
+                result["enum"] = read_values(value, at)
             case "const":
-                _check_value(value, at)
+                check_value(value, at)
                 result["const"] = value
             case "pattern":
-                result["pattern"] = _pattern(value, at)
+                result["pattern"] = read_pattern(value, at)
             case "format":
                 self._read_format(value, schema, result, at)
             case "required":
-                result["required"] = _names(value, at)
+                result["required"] = read_names(value, at)
             case "properties" | "patternProperties":
                 result[keyword] = self._read_map(keyword, value, at, depth)
             case "additionalProperties":
@@ -154,25 +163,25 @@ class _Reader:
             case "items" | "prefixItems" | "additionalItems":
                 self._read_items(keyword, schema, result, at, depth)
             case _ if keyword in COUNTS:
-                result[keyword] = _count(value, COUNTS[keyword], at)
+                result[keyword] = read_count(value, COUNTS[keyword], at)
             case _ if keyword in NUMBERS:
-                _read_number(keyword, schema, result, at)
+                read_number(keyword, schema, result, at)
 
     def _read_list(self, value: Any, at: str, depth: int) -> list[Schema]:
-        return [self.read(one, f"{at}/{index}", depth + 1) for index, one in _listed(value, at)]
+        return [self.read(one, f"{at}/{index}", depth + 1) for index, one in read_listed(value, at)]
 
     def _read_map(self, keyword: str, value: Any, at: str, depth: int) -> dict[str, Schema]:
         if not isinstance(value, dict):
-            _refuse(at, f"{_shown(value)} must be an object of schemas")
+            refuse(at, f"{shown(value)} must be an object of schemas")
         if keyword == "patternProperties":
             for pattern in value:
-                _pattern(pattern, at)
-        return {name: self.read(one, f"{at}/{_escaped(name)}", depth + 1) for name, one in value.items()}
+                read_pattern(pattern, at)
+        return {name: self.read(one, f"{at}/{escaped(name)}", depth + 1) for name, one in value.items()}
 
     def _read_one_of(self, value: Any, result: dict[str, Any], at: str, depth: int) -> None:
-        alternatives = [self._read_alternative(one, f"{at}/{index}", depth) for index, one in _listed(value, at)]
+        alternatives = [self._read_alternative(one, f"{at}/{index}", depth) for index, one in read_listed(value, at)]
         if not are_disjoint(alternatives, self.definitions):
-            _refuse(
+            refuse(
                 at, "alternatives of a oneOf must not overlap: give each a required property of its own, or use anyOf"
             )
         result.setdefault("allOf", []).append({"anyOf": alternatives})
@@ -187,7 +196,7 @@ class _Reader:
 
     def _read_format(self, value: Any, schema: dict[str, Any], result: dict[str, Any], at: str) -> None:
         if value not in FORMATS:
-            _refuse(at, f"the format {_shown(value)} is not supported; supported: {', '.join(FORMATS)}")
+            refuse(at, f"the format {shown(value)} is not supported; supported: {', '.join(FORMATS)}")
         pattern = FORMAT_PATTERNS.get(value)
         if pattern is None:
             result["format"] = value
@@ -202,12 +211,12 @@ class _Reader:
         value = schema[keyword]
         if keyword == "prefixItems" or (keyword == "items" and isinstance(value, list)):
             if keyword == "items" and "prefixItems" in schema:
-                _refuse(at, "a list of items beside prefixItems; give one of them")
+                refuse(at, "a list of items beside prefixItems; give one of them")
             result["prefixItems"] = self._read_list(value, at, depth)
         elif keyword == "items" or isinstance(schema.get("items"), list):
             result["items"] = self.read(value, at, depth + 1)
         else:
-            _refuse(
+            refuse(
                 at, "additionalItems means nothing unless items is a list; leave it out, or use prefixItems and items"
             )
 
@@ -223,9 +232,9 @@ class _Reader:
 
     def _resolve(self, reference: Any, at: str) -> Any:
         if not isinstance(reference, str):
-            _refuse(at, f"{_shown(reference)} must be a string")
+            refuse(at, f"{shown(reference)} must be a string")
         if reference != "#" and not reference.startswith("#/"):
-            _refuse(at, f"{reference!r} is not inside this document; only references of the form #/... are followed")
+            refuse(at, f"{reference!r} is not inside this document; only references of the form #/... are followed")
         target = self.document
         for part in unquote(reference).split("/")[1:]:
             key = part.replace("~1", "/").replace("~0", "~")
@@ -234,100 +243,8 @@ class _Reader:
             elif isinstance(target, list) and key.isascii() and key.isdigit() and int(key) < len(target):
                 target = target[int(key)]
             else:
-                _refuse(at, f"{reference!r} points at nothing")
+                refuse(at, f"{reference!r} points at nothing")
         return target
-
-
-def _types(value: Any, at: str) -> str | list[str]:
-    types = value if isinstance(value, list) else [value]
-    if not types:
-        _refuse(at, "no type is given; leave the keyword out to allow any")
-    for one in types:
-        if one not in TYPES:
-            _refuse(at, f"{_shown(one)} is no type; valid: {', '.join(TYPES)}")
-    kept = [one for one in dict.fromkeys(types) if not (one == "integer" and "number" in types)]
-    return kept if isinstance(value, list) else str(value)
-
-
-def _values(value: Any, at: str) -> list[Any]:
-    if not isinstance(value, list) or not value:
-        _refuse(at, f"{_shown(value)} must be a list of at least one value")
-    if len(value) > MAX_ENUM_VALUES:
-        _refuse(at, f"{len(value)} values; at most {MAX_ENUM_VALUES} are taken")
-    for one in value:
-        _check_value(one, at)
-    return value
-
-
-def _check_value(value: Any, at: str) -> None:
-    """Refuse numbers that the library would round."""
-    if isinstance(value, bool):
-        return
-    if isinstance(value, int | float):
-        _check_number(value, at)
-        if not is_exact(value):
-            _refuse(at, f"{value} has more than {EXACT_DIGITS} digits or is beyond 2^53; use a string")
-    elif isinstance(value, list):
-        for one in value:
-            _check_value(one, at)
-    elif isinstance(value, dict):
-        for one in value.values():
-            _check_value(one, at)
-
-
-def _check_number(value: Any, at: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        _refuse(at, f"{_shown(value)} must be a number")
-
-
-def _read_number(keyword: str, schema: dict[str, Any], result: dict[str, Any], at: str) -> None:
-    value = schema[keyword]
-    bound = {"exclusiveMinimum": "minimum", "exclusiveMaximum": "maximum"}.get(keyword)
-    if isinstance(value, bool) and bound is not None:  # draft 4: a flag beside minimum and maximum
-        if value and bound not in schema:
-            _refuse(at, f"true means nothing without {bound}")
-        if value:
-            _check_number(schema[bound], at)
-            result[keyword] = schema[bound]
-        return
-    _check_number(value, at)
-    if abs(value) > MAX_EXACT_INTEGER:
-        _refuse(at, f"{value} is beyond 2^53, where numbers are no longer exact")
-    if keyword == "multipleOf" and value <= 0:
-        _refuse(at, f"{value} must be above 0")
-    if keyword == "multipleOf" and not is_exact(value):
-        _refuse(at, f"{value} has more than {EXACT_DIGITS} digits")
-    result[keyword] = value
-
-
-def _count(value: Any, most: int, at: str) -> int:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        _refuse(at, f"{_shown(value)} must be a whole number of at least 0")
-    if value > most:
-        _refuse(at, f"{value} is too large; at most {most}")
-    return value
-
-
-def _pattern(value: Any, at: str) -> str:
-    if not isinstance(value, str):
-        _refuse(at, f"{_shown(value)} must be a regular expression, as a string")
-    if len(value) > MAX_PATTERN_CHARACTERS:
-        _refuse(at, f"{len(value)} characters; a regular expression may have {MAX_PATTERN_CHARACTERS}")
-    return value
-
-
-def _names(value: Any, at: str) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        _refuse(at, f"{_shown(value)} must be a list of strings")
-    return list(dict.fromkeys(value))
-
-
-def _listed(value: Any, at: str) -> list[tuple[int, Any]]:
-    if not isinstance(value, list) or not value:
-        _refuse(at, f"{_shown(value)} must be a list of at least one schema")
-    return list(enumerate(value))
 
 
 def _check_properties(schema: dict[str, Any], path: str) -> None:
@@ -335,13 +252,13 @@ def _check_properties(schema: dict[str, Any], path: str) -> None:
     required = schema.get("required", ())
     fewest = schema.get("minProperties", 0)
     if fewest > max(1, len(required)):
-        _refuse(
+        refuse(
             f"{path}/minProperties",
             f"{fewest} is more than 1 and more than the {len(required)} properties under required; name them there",
         )
     optional = sum(name not in required for name in schema.get("properties", ()))
     if optional > MAX_OPTIONAL_PROPERTIES:
-        _refuse(
+        refuse(
             f"{path}/properties",
             f"{optional} properties are optional; at most {MAX_OPTIONAL_PROPERTIES} may be: require more of them",
         )
@@ -358,16 +275,3 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON value")
-
-
-def _escaped(key: str) -> str:
-    return key.replace("~", "~0").replace("/", "~1")
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _refuse(path: str, why: str) -> NoReturn:
-    raise InvalidRequestError(f"structured_outputs.json, at {path}: {why}")
