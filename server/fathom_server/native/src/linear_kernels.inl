@@ -193,10 +193,33 @@ struct Nibbles {
 constexpr int kVectorsOfPanel = 2;
 constexpr int64_t kScaleBytes = kPanelColumns * sizeof(float);
 constexpr int64_t kZeroPointBytes = 64;
-constexpr int64_t kChunkBytes = 16 * 1024;  // of a panel, read again by every tile of rows from the first-level cache
-constexpr int64_t kAhead = 4 * kStepBytes * 8;
+// A panel is read in chunks, which every tile of rows reads from the first-level cache while the next chunk comes.
+constexpr int64_t kChunkBytes = 16 * 1024;
+constexpr int64_t kAhead = 4 * 1024;  // where there is one tile, which reads the panel once: so far ahead it is fetched
 
 inline const float* scales_of(const uint8_t* block) { return reinterpret_cast<const float*>(block); }
+
+// What a tile fetches while it multiplies: its share of the next chunk; a tile alone what it will soon read itself.
+struct Fetch {
+    const uint8_t* from;
+    int64_t bytes;  // a step
+
+    Fetch(const uint8_t* codes, const uint8_t* next, int64_t chunk_bytes, int64_t tile, int64_t tiles)
+        : from(tiles == 1 ? codes + kAhead : next + tile * chunk_bytes / tiles),
+          bytes(tiles == 1 ? kStepBytes : (kStepBytes + tiles - 1) / tiles) {}
+    template <int kSteps>
+    void steps() {
+        if (bytes == kStepBytes) {
+            for (int line = 0; line < 2 * kSteps; ++line) FATHOM_PREFETCH(from + line * 64);
+        } else {
+            for (int step = 0; step < kSteps; ++step) FATHOM_PREFETCH(from + step * bytes);
+        }
+        from += kSteps * bytes;
+    }
+    void block(const uint8_t* codes) {
+        if (bytes == kStepBytes) from = codes + kAhead;
+    }
+};
 
 // ---- one scale a column: integer sums over all of K
 
@@ -204,6 +227,7 @@ struct IntegerTile {
     const uint8_t* codes;     // of the chunk's first step, at the tile's first vector
     const int8_t* rows;       // of the chunk's first step
     int64_t steps;
+    Fetch fetch;
     int32_t* sums;            // [rows, 32], at the tile's first vector
     bool first, last;
     const float* column_scales;
@@ -227,7 +251,6 @@ void integer_tile(const IntegerTile& tile) {
     const uint8_t* codes = tile.codes;
     const int8_t* activations = tile.rows;
     const auto add_step = [&](int part, int ahead) __attribute__((always_inline)) {
-        for (int line = 0; line < kVectors; ++line) FATHOM_PREFETCH(codes + kAhead + ahead * kStepBytes + line * 64);
         Dot weights[kVectors];
         for (int vector = 0; vector < kVectors; ++vector) {
             weights[vector] = Dot::load(codes + ahead * kStepBytes + vector * 64);
@@ -239,8 +262,10 @@ void integer_tile(const IntegerTile& tile) {
             }
         }
     };
+    Fetch fetch = tile.fetch;
     int64_t step = 0;
     for (; step + 4 <= tile.steps; step += 4) {
+        fetch.steps<4>();
         for (int ahead = 0; ahead < 4; ++ahead) add_step(ahead % kSplit, ahead);
         codes += 4 * kStepBytes;
         activations += 16 * kRows;
@@ -276,6 +301,7 @@ struct BlockTile {
     const int8_t* rows;       // of the first block
     int64_t steps;            // of a block, of 4 values of k
     int64_t blocks;
+    Fetch fetch;
     float* sums;              // [rows, 32], at the tile's first vector
     bool first;
     const float* row_scales;  // [blocks, all rows], at the tile's first row
@@ -285,7 +311,7 @@ struct BlockTile {
 
 template <int kRows, bool kNibbles>
 void block_tile(const BlockTile& tile) {
-    constexpr int kSplit = kRows * kVectors > 8 ? 1 : 2;
+    constexpr int kSplit = kRows * kVectors > (kNibbles ? 6 : 8) ? 1 : 2;
     F16 values[kRows][kVectors];
     for (int row = 0; row < kRows; ++row) {
         for (int vector = 0; vector < kVectors; ++vector) {
@@ -296,8 +322,10 @@ void block_tile(const BlockTile& tile) {
     const uint8_t* head = tile.scales;
     const float* row_scales = tile.row_scales;
     const int32_t* totals = tile.totals;
+    Fetch fetch = tile.fetch;
     for (int64_t block = 0; block < tile.blocks; ++block) {
         const uint8_t* codes = head + tile.codes_at;
+        if constexpr (!kNibbles) fetch.block(codes);
         I16 sums[kSplit][kRows][kVectors];
         for (int vector = 0; vector < kVectors; ++vector) {
             const I16 zero_points =
@@ -311,10 +339,9 @@ void block_tile(const BlockTile& tile) {
         // a block is a multiple of 16 values of k
         for (int64_t step = 0; step < tile.steps; step += 4) {
                 if constexpr (kNibbles) {
+                // half the bytes, so the products take longer than their coming: a share each is not worth its counting
+                for (int line = 0; line < 2 * kVectorsOfPanel; ++line) FATHOM_PREFETCH(codes + kAhead + line * 64);
                 for (int pair = 0; pair < 2; ++pair) {
-                    for (int line = 0; line < kVectors; ++line) {
-                        FATHOM_PREFETCH(codes + kAhead + pair * kStepBytes + line * 64);
-                    }
                     Nibbles weights[kVectors];
                     for (int vector = 0; vector < kVectors; ++vector) {
                         weights[vector] = Nibbles::load(codes + pair * kStepBytes + vector * 64);
@@ -335,10 +362,8 @@ void block_tile(const BlockTile& tile) {
                 }
                 codes += 2 * kStepBytes;
             } else {
+                fetch.steps<4>();
                 for (int ahead = 0; ahead < 4; ++ahead) {
-                    for (int line = 0; line < kVectors; ++line) {
-                        FATHOM_PREFETCH(codes + kAhead + ahead * kStepBytes + line * 64);
-                    }
                     Dot weights[kVectors];
                     for (int vector = 0; vector < kVectors; ++vector) {
                         weights[vector] = Dot::load(codes + ahead * kStepBytes + vector * 64);
@@ -402,8 +427,9 @@ struct NibbleBlockKernel {
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // Tiles begin ... end-1 of one panel of one matrix, as floats [rows, 32]: the product without its bias.
+// `next` is what will be read after it.
 void integer_panel(const ProductTask& task, const PackedMatrix& matrix, int64_t panel, int64_t begin, int64_t end,
-                   float* values) {
+                   const uint8_t* next, float* values) {
     const LinearShape& shape = *task.shape;
     const uint8_t* head = matrix.data + panel * matrix.panel_bytes;
     const uint8_t* codes = head + kScaleBytes;
@@ -411,15 +437,19 @@ void integer_panel(const ProductTask& task, const PackedMatrix& matrix, int64_t 
     const int64_t chunk = end - begin == 1 ? all_steps : kChunkBytes / kStepBytes;
     for (int64_t step = 0; step < all_steps; step += chunk) {
         const int64_t steps = least(chunk, all_steps - step);
+        const bool last = step + steps == all_steps;
+        const uint8_t* following = last ? next : codes + (step + steps) * kStepBytes;
         for (int64_t tile = begin; tile < end; ++tile) {
             const int64_t row = task.tiling->begin(tile), rows = task.tiling->begin(tile + 1) - row;
+            const Fetch fetch(codes + step * kStepBytes, following, steps * kStepBytes, tile - begin, end - begin);
             for (int vector = 0; vector < kVectorsOfPanel; vector += kVectors) {
                 const IntegerTile part = {codes + step * kStepBytes + vector * 64,
                                           task.rows.codes + row * shape.stride + step * 4 * rows,
                                           steps,
+                                          fetch,
                                           reinterpret_cast<int32_t*>(values) + (row - first_row) * kPanelColumns + vector * 16,
                                           step == 0,
-                                          step + steps == all_steps,
+                                          last,
                                           scales_of(head) + vector * 16,
                                           task.rows.scales + row,
                                           task.rows.totals + row};
@@ -430,7 +460,7 @@ void integer_panel(const ProductTask& task, const PackedMatrix& matrix, int64_t 
 }
 
 void block_panel(const ProductTask& task, const PackedMatrix& matrix, int64_t panel, int64_t begin, int64_t end,
-                 float* values) {
+                 const uint8_t* next, float* values) {
     const LinearShape& shape = *task.shape;
     const uint8_t* head = matrix.data + panel * matrix.panel_bytes;
     const int64_t before_codes = kScaleBytes + (matrix.zero_points ? kZeroPointBytes : 0);
@@ -440,8 +470,11 @@ void block_panel(const ProductTask& task, const PackedMatrix& matrix, int64_t pa
     for (int64_t block = 0; block < shape.blocks; block += chunk) {
         const uint8_t* at = head + block * matrix.block_bytes;
         const int64_t blocks = least(chunk, shape.blocks - block);
+        const int64_t chunk_bytes = blocks * matrix.block_bytes;
+        const uint8_t* following = block + blocks == shape.blocks ? next : at + chunk_bytes;
         for (int64_t tile = begin; tile < end; ++tile) {
             const int64_t row = task.tiling->begin(tile), rows = task.tiling->begin(tile + 1) - row;
+            const Fetch fetch(at, following, chunk_bytes, tile - begin, end - begin);
             for (int vector = 0; vector < kVectorsOfPanel; vector += kVectors) {
                 const BlockTile part = {at + vector * 64,
                                         before_codes,
@@ -451,6 +484,7 @@ void block_panel(const ProductTask& task, const PackedMatrix& matrix, int64_t pa
                                         task.rows.codes + row * shape.stride + block * shape.block * rows,
                                         steps,
                                         blocks,
+                                        fetch,
                                         values + (row - first_row) * kPanelColumns + vector * 16,
                                         block == 0,
                                         task.rows.scales + block * all_rows + row,
@@ -507,8 +541,13 @@ void product(const ProductTask& task, int64_t first, int64_t last, int64_t begin
     alignas(64) float ups[kBandRows * kPanelColumns];
     const int64_t first_row = task.tiling->begin(begin), last_row = task.tiling->begin(end);
     for (int64_t panel = first; panel < last; ++panel) {
-        panel_values(task, task.weight, panel, begin, end, values);
-        if (task.up.data != nullptr) panel_values(task, task.up, panel, begin, end, ups);
+        const uint8_t* next = task.weight.data + (panel + 1) * task.weight.panel_bytes;
+        if (task.up.data == nullptr) {
+            panel_values(task, task.weight, panel, begin, end, next, values);
+        } else {
+            panel_values(task, task.weight, panel, begin, end, task.up.data + panel * task.up.panel_bytes, values);
+            panel_values(task, task.up, panel, begin, end, next, ups);
+        }
         for (int vector = 0; vector < kVectorsOfPanel; ++vector) {
             const int64_t column = panel * kPanelColumns + vector * 16, columns = shape.N - column;
             if (columns <= 0) break;
