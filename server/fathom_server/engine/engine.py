@@ -1,5 +1,6 @@
 """The loop: requests in, pieces of answers out, one step after another on a thread of its own."""
 
+import contextlib
 import heapq
 import logging
 import threading
@@ -23,6 +24,7 @@ from fathom_server.engine.sequence import Sequence
 from fathom_server.engine.settings import EngineSettings
 from fathom_server.engine.speculator import Speculator
 from fathom_server.engine.stepper import PlannedStep, Progress, Stepper
+from fathom_server.engine.structured_output import StructuredOutput
 from fathom_server.errors import (
     CancelledRequestError,
     DeadlineError,
@@ -101,6 +103,15 @@ class Engine:
         if self._thread.is_alive():
             self._thread.join()
         self._stepper.close()
+
+    def prepare_grammars(self) -> None:
+        """Make what all grammars share, so that the first structured request need not wait for it.
+
+        Takes seconds for a large vocabulary; for a thread of the caller's. Nothing happens where the tokenizer allows no
+        structured output: each such request is told why.
+        """
+        with contextlib.suppress(InvalidRequestError):
+            self._grammars.compile(StructuredOutput("json_object"))
 
     def submit(
         self,

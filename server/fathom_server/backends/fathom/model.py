@@ -57,6 +57,7 @@ class TritonPythonModel:
         # a grammar may take long to compile, and nobody else's request waits for that
         self._compilers = ThreadPoolExecutor(1, thread_name_prefix="fathom-grammars")
         self._engine.start()
+        self._compilers.submit(self._engine.prepare_grammars)
 
     def execute(self, requests: list[Any]) -> None:
         """Hand each request to the engine; its answer is sent when it comes."""
