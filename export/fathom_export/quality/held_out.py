@@ -10,6 +10,8 @@ from fathom_export.errors import SourceError
 
 HELD_OUT_FILE: Final = "held_out.jsonl"
 
+_MOST_BYTES: Final = 256 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class HeldOutRow:
@@ -38,6 +40,8 @@ def read_held_out(path: Path) -> list[HeldOutRow]:
     """All rows of a file; raises SourceError giving file, line and what is wrong."""
     rows = []
     try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise SourceError(f"{path} has {path.stat().st_size} bytes; at most {_MOST_BYTES} are read")
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():

@@ -121,7 +121,7 @@ def read_config(folder: Path) -> Any:
     path = folder / CONFIG_FILE
     try:
         return text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
-    except (OSError, text_format.ParseError) as error:
+    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
         raise PlanError(f"{path} cannot be read ({error}); export the model again with fathom-export") from error
 
 

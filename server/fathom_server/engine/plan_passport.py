@@ -37,6 +37,12 @@ class PlanRuntime:
     compute_capability: tuple[int, int]
     gpu: str
 
+    def __post_init__(self) -> None:
+        _check_texts(self, ("tensorrt", "cuda", "driver_cuda", "gpu"))
+        capability = self.compute_capability
+        if len(capability) != 2 or not all(type(number) is int for number in capability):
+            raise SettingsError(f"compute_capability is {capability!r}; it must be two whole numbers")
+
 
 @dataclass(frozen=True, slots=True)
 class ShapeRange:
@@ -47,6 +53,8 @@ class ShapeRange:
     maximum: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        if not all(type(size) is int for shape in self.shapes() for size in shape):
+            raise SettingsError(f"the shapes {self.minimum}, {self.optimum}, {self.maximum} are not of whole numbers")
         if not len(self.minimum) == len(self.optimum) == len(self.maximum):
             raise SettingsError(f"the shapes {self.minimum}, {self.optimum}, {self.maximum} have different ranks")
         if not all(0 <= low <= mid <= high for low, mid, high in zip(*self.shapes(), strict=True)):
@@ -131,6 +139,9 @@ class PlanPassport:
     profiles: tuple[PlanProfile, ...]
     plan_bytes: int
     created: str
+
+    def __post_init__(self) -> None:
+        _check_texts(self, ("onnx_sha256", "created"))
 
     def save(self, path: Path) -> None:
         """Write the passport."""
@@ -270,7 +281,13 @@ def _takes(profile: PlanProfile, shapes: Mapping[str, tuple[int, ...]]) -> bool:
 
 
 def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", text))
+    return tuple(int(number) for number in re.findall(r"\d{1,9}", text))
+
+
+def _check_texts(value: object, names: tuple[str, ...]) -> None:
+    for name in names:
+        if not isinstance(getattr(value, name), str):
+            raise SettingsError(f"{name} is {getattr(value, name)!r}; it must be a text")
 
 
 def _dotted(capability: tuple[int, int]) -> str:
