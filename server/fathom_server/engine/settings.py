@@ -89,7 +89,7 @@ class EngineLimits:
     max_batch: int = 16
     max_queue: int = 256
     max_context: int = 2048
-    prefill_chunk: int = 256
+    prefill_chunk: int = 128
     default_max_tokens: int = 256
     timeout_s: float = 600.0
     queue_timeout_s: float = 0.0
