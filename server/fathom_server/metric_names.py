@@ -19,8 +19,8 @@ DRAFT_TOKENS: Final = "fathom_spec_decode_num_draft_tokens_total"
 ACCEPTED_TOKENS: Final = "fathom_spec_decode_num_accepted_tokens_total"
 REQUEST_ENDS: Final = "fathom_request_success_total"
 
-TIME_TO_FIRST_TOKEN: Final = "fathom_time_to_first_token_seconds"
-INTER_TOKEN_LATENCY: Final = "fathom_inter_token_latency_seconds"
+TIME_TO_FIRST_TOKEN: Final = "fathom_time_to_first_token_seconds"  # noqa: S105 (a metric)
+INTER_TOKEN_LATENCY: Final = "fathom_inter_token_latency_seconds"  # noqa: S105
 END_TO_END_LATENCY: Final = "fathom_e2e_request_latency_seconds"
 QUEUE_TIME: Final = "fathom_request_queue_time_seconds"
 PREFILL_TIME: Final = "fathom_request_prefill_time_seconds"

@@ -107,7 +107,7 @@ class Engine:
     def prepare_grammars(self) -> None:
         """Make what all grammars share, so that the first structured request need not wait for it.
 
-        Takes seconds for a large vocabulary; for a thread of the caller's. Nothing happens where the tokenizer allows no
+        Takes seconds for a large vocabulary: for a thread of the caller's. Nothing happens where a tokenizer allows no
         structured output: each such request is told why.
         """
         with contextlib.suppress(InvalidRequestError):
