@@ -4,9 +4,9 @@
     python benchmarks/attention.py --only "decode 16 x 200" --rounds 3
 
 The shape is SmolLM2-360M's. Every layer has a cache of its own, so that a layer's keys and values are cold when their
-turn comes, as in a model; a sequence's blocks lie scattered. GroupQueryAttention gets its best settings: shared buffers,
-rotary inside, ORT_GQA_DISABLE_FLASH_ATTENTION=1, scale 1, spinning threads. Contenders take turns; a figure is the median over the
-rounds of each round's fastest run, a ratio the median of the rounds' ratios.
+turn comes, as in a model; a sequence's blocks lie scattered. GroupQueryAttention gets its best settings: shared
+buffers, rotary inside, ORT_GQA_DISABLE_FLASH_ATTENTION=1, scale 1, spinning threads. Contenders take turns; a figure is
+the median over the rounds of each round's fastest run, a ratio the median of the rounds' ratios.
 """
 
 import argparse
@@ -74,13 +74,10 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2, help="(default: %(default)s)")
     parser.add_argument("--only", action="append", choices=[workload.name for workload in WORKLOADS])
     arguments = parser.parse_args()
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    print(f"{processor()}, {arguments.threads} threads, onnxruntime {ort.__version__}, commit {commit.stdout.strip()}")
-    print(
-        f"{LAYERS} layers, {HEADS}/{KV_HEADS} heads of {HEAD_DIM}, blocks of {BLOCK_TOKENS} tokens; ms for all layers\n"
-    )
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    print(f"{processor()}, {arguments.threads} threads, onnxruntime {ort.__version__}, commit {commit}")
+    print(f"{LAYERS} layers, {HEADS}/{KV_HEADS} heads of {HEAD_DIM}, blocks of {BLOCK_TOKENS}; ms for all layers\n")
     names = [*(f"fathom {dtype}" for dtype in KV_DTYPES), PEER]
     print(f"| workload | {' | '.join(names)} | peer / int8 |")
     print("|---" * (len(names) + 2) + "|")
@@ -148,7 +145,7 @@ def fathom_run(workload: Workload, kv_dtype: str, threads: int) -> Run:
     if workload.past:
         step(0, workload.past)()
     calls = [step(workload.past + workload.new * call, workload.new) for call in range(workload.calls)]
-    return lambda: [call() for call in calls] and None
+    return in_turn(calls)
 
 
 def peer_run(workload: Workload, threads: int) -> Run:
@@ -194,7 +191,7 @@ def peer_run(workload: Workload, threads: int) -> Run:
         return bound(session, values, {f"present.{name}": cache for name, cache in caches.items()})
 
     calls = [step(workload.past + workload.new * call, workload.new) for call in range(workload.calls)]
-    return lambda: [call() for call in calls] and None
+    return in_turn(calls)
 
 
 def bound(
@@ -212,6 +209,16 @@ def bound(
 
     def run(_alive: object = (inputs, outputs, values)) -> None:
         session.run_with_iobinding(binding)
+
+    return run
+
+
+def in_turn(calls: list[Run]) -> Run:
+    """A run of these one after another."""
+
+    def run() -> None:
+        for call in calls:
+            call()
 
     return run
 

@@ -11,9 +11,9 @@ The cache is uint8 [layers, blocks, block_bytes]. A block holds ``block_tokens``
     float16   keys    float16 [head_dim, 32 tokens];  values  float16 [32 tokens, head_dim]
     float32   the same in float32
 
-Keys are stored after norm and rotation. Int8 codes are -127 ... 127 with one scale a token and kv head, max|x| / 127, of
-keys and values that Hadamard's matrix (unscaled, in runs of the largest power of two that divides head_dim) has turned:
-a trained model's few large dimensions then cost the others no precision (QuaRot, arXiv 2404.00456).
+Keys are stored after norm and rotation. Int8 codes are -127 ... 127 with one scale a token and kv head, max|x| / 127,
+of keys and values that Hadamard's matrix (unscaled, in runs of the largest power of two that divides head_dim) has
+turned: a trained model's few large dimensions then cost the others no precision (QuaRot, arXiv 2404.00456).
 The order is that of the kernels' loads: one of 64 bytes has 4 dimensions of 16 keys, or 4 tokens of 16 dimensions of
 values, ready for an instruction that sums four products of bytes.
 """

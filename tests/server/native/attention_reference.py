@@ -1,7 +1,7 @@
 """``fathom.Attention`` in a session of its own, and the same computed in float64."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -141,7 +141,7 @@ class Sequences:
         size = (self.layers, self.blocks, self.shape.block_bytes)
         self.cache = np.full(size, 0xFF, np.uint8)
 
-    def place(self, sequence: int, blocks: Sequence[int], past: int = 0) -> None:
+    def place(self, sequence: int, blocks: Iterable[int], past: int = 0) -> None:
         """Give a sequence its blocks, of which ``past`` tokens are there already."""
         self.block_lists[sequence] = list(blocks)
         self.lengths[sequence] = past

@@ -48,9 +48,7 @@ def tokens_of(shape: Shape, tokens: int, seed: int = 0) -> Floats:
 
 
 def like_trained(shape: Shape, tokens: int) -> Floats:
-    """Queries, keys and values as trained models have them: a few large dimensions, biased keys, a first token that
-    draws attention and has a small value.
-    """
+    """Queries, keys and values as trained models have them: large dimensions, a first token of small value."""
     random = np.random.default_rng(1)
     x = random.normal(size=(tokens, shape.heads + 2 * shape.kv_heads, shape.head_dim)).astype(np.float32)
     key, value = shape.heads, shape.heads + shape.kv_heads
@@ -74,7 +72,7 @@ def whole(shape: Shape, qkv: Floats) -> Floats:
 @pytest.mark.parametrize("kv_dtype", ALLOWED)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_context_is_that_of_float64(shape: Shape, kv_dtype: str, level: str) -> None:
-    """A prompt's context agrees with plain float64 attention for every head size, group, window, cap, norm and rotation."""
+    """A prompt's context agrees with float64 for every head size, group, window, cap, norm and rotation."""
     shape = replace(shape, kv_dtype=kv_dtype)
     qkv = tokens_of(shape, 290)
     assert 1 - cosine(whole(shape, qkv), reference(shape, qkv)) < ALLOWED[kv_dtype]

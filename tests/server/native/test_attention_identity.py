@@ -95,7 +95,7 @@ def test_a_long_sequence_alone_is_shared_between_threads_without_a_trace(shape: 
     qkv = tokens_of(shape, 1501)
     wanted = computed(shape, qkv, itertools.repeat(1501))[1500:]
     sequences = Sequences(shape, session(shape, threads=3), blocks=128)
-    sequences.place(0, np.arange(64)[::-1][: -(-1501 // shape.block_tokens)])
+    sequences.place(0, range(63, -1, -1)[: -(-1501 // shape.block_tokens)])
     sequences.step([(0, qkv[:1500])])
     for others in range(17):
         sequences.lengths[0] = 1500
@@ -144,7 +144,7 @@ def test_sequences_may_read_the_same_blocks(shape: Shape) -> None:
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("part", ["query", "key", "value"])
 def test_what_is_not_a_number_stays_in_its_row(shape: Shape, poison: float, part: str) -> None:
-    """A row with NaN or infinity spoils itself from there on, visibly, and neither its neighbours nor its blocks' heirs."""
+    """A row with NaN or infinity spoils itself from there on, neither its neighbours nor its blocks' heirs."""
     clean = tokens_of(shape, 100, seed=5)
     wanted = computed(shape, clean, itertools.repeat(100))
     poisoned = tokens_of(shape, 100, seed=6)
