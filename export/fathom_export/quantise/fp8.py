@@ -17,11 +17,16 @@ from fathom_export.quantise.derived import derived_columns, derived_matrix
 from fathom_export.quantise.products import add_initializer, products, sizes, stored
 
 E4M3_MAX: Final = 448.0
+HEADROOM: Final = 8.0
+"""How far beyond the largest value seen the method ``max`` reaches, where small values allow it."""
 PERCENTILE: Final = 0.99999
 """Share of a tensor's values that the method ``percentile`` keeps within range."""
 
 _SMALLEST_SCALE: Final = float(np.finfo(np.float16).tiny)
 """Scales are stored in float16; below its normal numbers they would lose their digits."""
+_SMALLEST_NORMAL: Final = 2.0**-6
+_SMALL: Final = 0.1
+"""Share of values that may lose digits to the headroom."""
 _CANDIDATES_PER_OCTAVE: Final = 8
 _CANDIDATE_OCTAVES: Final = 6
 
@@ -53,12 +58,12 @@ def column_scales(matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 def activation_scale(statistics: ActivationStatistics, method: Method) -> np.float32:
     """The scale of a tensor by its statistics.
 
-    ``max`` keeps every value seen within range; ``percentile`` all but one in a hundred thousand; ``mse`` takes the
-    scale of the least mean squared error over the histogram, which weighs what clipping costs against what rounding
-    costs.
+    ``max`` keeps every value seen within range, and up to ``HEADROOM`` times it; ``percentile`` all but one in a
+    hundred thousand; ``mse`` takes the scale of the least mean squared error over the histogram, which weighs what
+    clipping costs against what rounding costs.
     """
     if method == "max":
-        largest = statistics.largest
+        largest = statistics.largest * _headroom(statistics)
     elif method == "percentile":
         largest = statistics.percentile(PERCENTILE)
     else:
@@ -115,6 +120,19 @@ def _fp8_matrix(graph: ir.Graph, before: ir.Node, matrix: ir.Value) -> ir.Value:
 
 def _node(op_type: str, name: str, inputs: list[ir.Value], **attributes: int) -> ir.Node:
     return ir.node(op_type, inputs, attributes, outputs=[ir.Value(name=name)], name=name)
+
+
+def _headroom(statistics: ActivationStatistics) -> float:
+    """How many times the largest value seen fits into the range, at no cost to nine tenths of the values.
+
+    Text in use is not the calibration text: what is larger than all that was seen would saturate. In one of our own
+    models that cost 24 % of a layer's output, and the range eight times as wide 0: e4m3 keeps its three digits down to
+    2^-6, so a wider range costs only those that fall below.
+    """
+    if statistics.largest == 0:
+        return 1.0
+    finest = statistics.largest / E4M3_MAX * _SMALLEST_NORMAL
+    return min(HEADROOM, max(1.0, statistics.percentile(_SMALL) / finest))
 
 
 def _least_squares_range(statistics: ActivationStatistics) -> float:

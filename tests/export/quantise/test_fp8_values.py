@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 from fathom_export.quantise.activations import BINS_PER_OCTAVE, ActivationStatistics
 from fathom_export.quantise.fp8 import (
     E4M3_MAX,
+    HEADROOM,
     activation_scale,
     codes,
     column_scales,
@@ -68,6 +69,29 @@ def test_codes_are_those_of_ml_dtypes_and_of_onnxruntime(values, scale: float) -
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     np.testing.assert_array_equal(session.run(["y"], {"x": values})[0], rounded(values, step))
     assert np.isfinite(codes(values, step).astype(np.float32)).all()
+
+
+def test_values_that_were_never_seen_have_room_where_small_ones_pay_nothing() -> None:
+    """A range eight times as wide as calibration saw keeps every digit of ordinary activations, and of larger ones.
+
+    Where a few values are thousands of times as large as the rest, there is no room to give.
+    """
+    random = np.random.default_rng(0)
+    statistics = ActivationStatistics(64)
+    seen = random.normal(size=(512, 64)).astype(np.float32)
+    statistics.add(seen)
+    scale = activation_scale(statistics, "max")
+    assert scale == storable_scale(HEADROOM * np.abs(seen).max())
+    unseen = (6 * random.normal(size=(512, 64))).astype(np.float32)
+    for values in (seen, unseen):
+        error = np.linalg.norm(rounded(values, scale) - values) / np.linalg.norm(values)
+        assert error < 0.03
+    without = rounded(unseen, storable_scale(np.abs(seen).max()))
+    assert np.linalg.norm(without - unseen) / np.linalg.norm(unseen) > 0.1
+    massive = ActivationStatistics(64)
+    seen[0, 0] = 2.0**15
+    massive.add(seen)
+    assert activation_scale(massive, "max") == storable_scale(2.0**15)
 
 
 @settings(max_examples=60, deadline=None)
