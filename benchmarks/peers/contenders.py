@@ -122,6 +122,7 @@ class Worker:
                 stderr=log,
                 text=True,
                 cwd=machine.ROOT,
+                start_new_session=True,  # Linux shares the cores out among sessions, and ours has one of its own
             )
         ready = self._read()
         self.pid = ready["pid"]

@@ -27,6 +27,8 @@ TITLES: Final = {
     "throughput_16": "16 requests at once\ntokens/s",
     "paced_goodput": "paced: good requests/s",
 }
+BUSY_CORES: Final = 0.2
+"""With more than that used by others, the figures say more about them."""
 INK: Final = "#1b2733"
 RULE: Final = "#d9dfe5"
 OURS: Final = {"latency": "#5aa9e6", "throughput": "#0f6fc6"}
@@ -117,6 +119,13 @@ def table(result: Result) -> str:
         shown = f"**{name}** ({about['precision']})" if about["profile"] else name
         lines.append(f"| {shown} | {' | '.join(cells)} |")
     lines += ["", *_ratio_lines(result)]
+    busy = statistics.median(run["strangers_cores"] for run in result["runs"])
+    if busy > BUSY_CORES:
+        lines += [
+            "",
+            f"**Not to be relied on**: other work kept {busy:.2f} cores busy, and who has more processes, or waits less "
+            "for its own threads, gets more of what is left.",
+        ]
     return "\n".join(lines)
 
 

@@ -20,8 +20,12 @@ RECORDED = Path(__file__).with_name("recorded_peers.json")
 
 @pytest.fixture
 def result() -> dict[str, Any]:
-    """A recorded run's head and runs, without what is computed from them."""
+    """A recorded round, and a second one in which every contender is faster or slower by a factor of its own."""
     recorded: dict[str, Any] = json.loads(RECORDED.read_text(encoding="utf-8"))
+    factors = dict(zip(recorded["contenders"], (1.1, 0.8, 1.25, 0.9), strict=True))
+    recorded["runs"] += [
+        {**run, "round": 1, "value": run["value"] * factors[run["contender"]]} for run in recorded["runs"]
+    ]
     return recorded
 
 
@@ -37,7 +41,7 @@ def test_medians_are_over_rounds_of_each_rounds_median(result: dict[str, Any]) -
 def test_ratios_are_those_of_the_profile_that_counts_against_the_hardest_peer(result: dict[str, Any]) -> None:
     """`latency` counts in decode_1, `throughput` elsewhere; the peer that leaves the lowest ratio is the one named."""
     report.summarise(result)
-    assert set(result["ratios"]) == set(MEASURES)
+    assert set(result["ratios"]) == set(MEASURES) - {"paced_goodput"}
     for measure, ratio in result["ratios"].items():
         profile = "latency" if measure == "decode_1" else "throughput"
         ours = f"Fathom {profile}"
@@ -51,6 +55,13 @@ def test_ratios_are_those_of_the_profile_that_counts_against_the_hardest_peer(re
         assert ratio == pytest.approx(min(against.values()), abs=1e-3)
         assert result["best_peers"][measure] == min(against, key=lambda name: against[name])
         assert ratio == result["ratios_by_profile"][profile][measure]
+
+
+def test_peers_that_met_no_objective_at_all_make_no_ratio(result: dict[str, Any]) -> None:
+    """Nothing is divided by a goodput of zero, which is what the peers of the recorded round reached."""
+    report.summarise(result)
+    assert result["medians"]["OpenVINO GenAI int4"]["paced_goodput"] == 0
+    assert "paced_goodput" not in result["ratios"]
 
 
 def test_a_contender_that_is_faster_in_every_round_has_a_ratio_above_one(result: dict[str, Any]) -> None:
@@ -72,6 +83,15 @@ def test_a_peer_that_could_not_be_made_is_a_row_that_says_why(result: dict[str, 
     report.summarise(result)
     assert f"| {gone} | not measured: its packages cannot be had |" in report.table(result)
     assert gone not in result["best_peers"].values()
+
+
+def test_a_run_on_a_busy_machine_says_that_it_is_worth_nothing(result: dict[str, Any]) -> None:
+    """The recorded round was measured beside other work, and its table says so; without that work it would not."""
+    report.summarise(result)
+    assert "**Not to be relied on**" in report.table(result)
+    for run in result["runs"]:
+        run["strangers_cores"] = 0.05
+    assert "**Not to be relied on**" not in report.table(result)
 
 
 def test_page_and_picture_are_redrawn_between_the_markers_alone(result: dict[str, Any], tmp_path: Path) -> None:
