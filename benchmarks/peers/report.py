@@ -123,8 +123,8 @@ def table(result: Result) -> str:
     if busy > BUSY_CORES:
         lines += [
             "",
-            f"**Not to be relied on**: other work kept {busy:.2f} cores busy, and who has more processes, or waits less "
-            "for its own threads, gets more of what is left.",
+            f"**Not to be relied on**: other work kept {busy:.2f} cores busy, and who has more processes or spins less "
+            "gets more of what is left.",
         ]
     return "\n".join(lines)
 
