@@ -95,7 +95,7 @@ class DraftModelSpeculator:
             return [[] for _ in sequences]
         begin = time.perf_counter()
         try:
-            return self._propose(sequences, room)
+            return self._propose(sequences, room, begin)
         except Exception:
             logger.exception("the draft model failed; requests go on without it until the model is loaded again")
             self._is_broken = True
@@ -133,14 +133,14 @@ class DraftModelSpeculator:
         if close is not None:
             close()
 
-    def _propose(self, sequences: Sequence[DraftableSequence], room: Sequence[int]) -> list[list[int]]:
+    def _propose(self, sequences: Sequence[DraftableSequence], room: Sequence[int], begin: float) -> list[list[int]]:
         states = [self._settled(sequence) for sequence in sequences]
         survivals = [self._promise(*each) for each in zip(sequences, states, room, strict=True)]
         choice = self._lengths.choose(survivals, self._passes.seconds)
         drafting = self._begin(sequences, states, survivals, choice)
         proposals: list[list[int]] = [[] for _ in sequences]
         if drafting:
-            self._draft(drafting, choice.tokens_per_second, self._lengths.costs.each(len(sequences)))
+            self._draft(drafting, choice.tokens_per_second, self._lengths.costs.each(len(sequences)), begin)
             for one in drafting:
                 proposals[one.place] = one.state.drafts[: len(one.survival)]
         self._lengths.plan(len(sequences), sum(map(len, proposals)))
@@ -213,21 +213,20 @@ class DraftModelSpeculator:
     def _unread(self, sequence: DraftableSequence) -> int:
         return len(sequence.token_ids) - self._cache.of(sequence.id).computed
 
-    def _draft(self, drafting: Sequence[_Drafting], rate: float, verifying: float) -> None:
+    def _draft(self, drafting: Sequence[_Drafting], rate: float, verifying: float, begin: float) -> None:
         """Draft token after token for all at once, each for as long as another is worth its time.
 
         A guess that comes true with probability S is worth S tokens, and must bring them at ``rate`` a second or more;
-        its trial takes ``verifying`` seconds.
+        its trial takes ``verifying`` seconds. The first pass is charged with all that was done since ``begin``.
         """
         active, depth = list(drafting), 0
         rows = [self._first_row(one) for one in active]
         while active:
-            begin = time.perf_counter()
             logits = self._fitted(self._runner.step(rows))
             active = [one for one, row in zip(active, logits, strict=True) if self._take(one, row)]
             if all(len(row.token_ids) <= 2 for row in rows):
                 self._passes.observe(depth, len(rows), time.perf_counter() - begin)
-            depth += 1
+            begin, depth = time.perf_counter(), depth + 1
             for one in active:
                 if one.survival[-1] < rate * verifying:  # its drafting is paid for, but not even its trial pays
                     one.survival.pop()
