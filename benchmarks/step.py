@@ -46,9 +46,9 @@ class Workload:
 
 
 WORKLOADS: Final = (
-    Workload("decode, 1 x 200", 1, 200, 1, 60),
-    Workload("decode, 16 x 200", 16, 200, 1, 60),
-    Workload("prefill, 512", 1, 0, 512, 4),
+    Workload("decode, 1 x 200", 1, 200, 1, 200),
+    Workload("decode, 16 x 200", 16, 200, 1, 200),
+    Workload("prefill, 512", 1, 0, 512, 6),
 )
 
 
