@@ -5,7 +5,7 @@ text's embedding depends on its neighbours and on padding: with MiniLM a text of
 longer ones. In this form it is the same alone and in any company, at the same speed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +17,10 @@ from onnx import TensorProto, helper, numpy_helper
 _MICROSOFT: Final = "com.microsoft"
 _INT8_MAX: Final = 127
 _ZERO_POINT: Final = 128
+_GELU_ZERO_POINT: Final = 32
+_GELU_MINIMUM: Final = 0.17
+"""GELU gives nothing below −0.17 (erf and tanh alike), so its rows need few of the codes below zero."""
+_UINT8_MAX: Final = 255
 _SMALLEST_MAGNITUDE: Final = 1e-30
 """A row whose values are all below it is taken for zeros; without a floor its scale of 0 would make NaNs of them."""
 _FEWEST_WEIGHTS: Final = 1 << 16
@@ -28,7 +32,7 @@ def quantise_to_int8(path: Path) -> None:
     model = onnx.load(path)
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    rewriter = _Rewriter(weights)
+    rewriter = _Rewriter(weights, {name for node in graph.node for name in node.output if node.op_type == "Gelu"})
     nodes = [new for node in graph.node for new in rewriter.rewrite(node)]
     del graph.node[:]
     graph.node.extend(nodes)
@@ -44,8 +48,9 @@ def quantise_to_int8(path: Path) -> None:
 class _Rewriter:
     """Turn nodes into their int8 form, one at a time; products of one input share its quantised rows."""
 
-    def __init__(self, weights: dict[str, TensorProto]) -> None:
+    def __init__(self, weights: dict[str, TensorProto], gelus: Set[str]) -> None:
         self._weights = weights
+        self._gelus = gelus
         self._rows: dict[str, tuple[str, str]] = {}
         self.constants: dict[str, TensorProto] = {}
 
@@ -69,25 +74,32 @@ class _Rewriter:
         weights, scales = self._quantised_weights(matrix, axis=0)
         product = f"{output}.unscaled"
         one = self._constant("int8.one", np.array(1.0, np.float32))
-        zero_point = self._constant("int8.zero_point", np.array(_ZERO_POINT, np.uint8))
+        zero = _GELU_ZERO_POINT if source in self._gelus else _ZERO_POINT
+        zero_point = self._constant(f"int8.zero_point_{zero}", np.array(zero, np.uint8))
         yield helper.make_node(
             "MatMulIntegerToFloat", [quantised, weights, one, scales, zero_point], [product], domain=_MICROSOFT
         )
         yield helper.make_node("Mul", [product, scale], [output])
 
     def _quantised_rows(self, source: str, columns: int) -> Iterator[onnx.NodeProto]:
-        """Each row of [batch, sequence, columns] over its largest magnitude, uint8 around 128."""
+        """Each row of [batch, sequence, columns] over its largest magnitude, uint8 around 128; of GELU around 32."""
         name = f"{source}.int8"
         scale, quantised = f"{name}.scale", f"{name}.rows"
+        is_gelu = source in self._gelus
+        zero = _GELU_ZERO_POINT if is_gelu else _ZERO_POINT
+        codes = _UINT8_MAX - zero if is_gelu else _INT8_MAX
+        smallest = _GELU_MINIMUM / zero * codes if is_gelu else _SMALLEST_MAGNITUDE
         axis = self._constant("int8.axis", np.array([2], np.int64))
-        floor = self._constant("int8.smallest_magnitude", np.array(_SMALLEST_MAGNITUDE, np.float32))
-        step = self._constant("int8.step", np.array(1 / _INT8_MAX, np.float32))
-        yield helper.make_node("Abs", [source], [f"{name}.magnitudes"])
-        yield helper.make_node("ReduceMax", [f"{name}.magnitudes", axis], [f"{name}.largest"], keepdims=1)
+        floor = self._constant(f"int8.smallest_magnitude_{zero}", np.array(smallest, np.float32))
+        step = self._constant(f"int8.step_{zero}", np.array(1 / codes, np.float32))
+        magnitudes = source if is_gelu else f"{name}.magnitudes"
+        if not is_gelu:
+            yield helper.make_node("Abs", [source], [magnitudes])
+        yield helper.make_node("ReduceMax", [magnitudes, axis], [f"{name}.largest"], keepdims=1)
         yield helper.make_node("Max", [f"{name}.largest", floor], [f"{name}.floored"])
         yield helper.make_node("Mul", [f"{name}.floored", step], [scale])
         yield helper.make_node("Shape", [scale], [f"{name}.shape"])
-        fill = helper.make_tensor("zero_point", TensorProto.UINT8, [1], [_ZERO_POINT])
+        fill = helper.make_tensor("zero_point", TensorProto.UINT8, [1], [zero])
         yield helper.make_node("ConstantOfShape", [f"{name}.shape"], [f"{name}.zero_points"], value=fill)
         yield helper.make_node(
             "QuantizeLinear", [source, scale, f"{name}.zero_points"], [quantised], axis=2, block_size=columns
