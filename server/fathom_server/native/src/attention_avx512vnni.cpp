@@ -90,7 +90,9 @@ inline B broadcast_bytes(const void* from) {
     return {_mm512_set1_epi32(four)};
 }
 inline I add_products(I sums, B unsigned_bytes, B signed_bytes) {
-    return {_mm512_dpbusd_epi32(sums.v, unsigned_bytes.v, signed_bytes.v)};
+    // GCC 12 copies the sums of a tile around the loop where the intrinsic is used.
+    asm("vpdpbusd %2, %1, %0" : "+v"(sums.v) : "v"(unsigned_bytes.v), "v"(signed_bytes.v));
+    return sums;
 }
 inline F to_float(I x) { return {_mm512_cvtepi32_ps(x.v)}; }
 inline void prefetch(const void* from) { _mm_prefetch(static_cast<const char*>(from), _MM_HINT_T0); }

@@ -54,11 +54,23 @@ inline void prepare(const AttentionShape& shape, const AttentionStep& step, cons
 // the context is turned back.
 inline int hadamard_run(int dim) { return dim & -dim; }
 
+inline F turned(F x) { return butterfly<1>(butterfly<2>(butterfly<4>(butterfly<8>(x)))); }
+
 inline void hadamard(float* x, int dim) {
-    for (int d = 0; d < dim; d += 16) {
-        store(x + d, butterfly<1>(butterfly<2>(butterfly<4>(butterfly<8>(load(x + d))))));
+    const int run = hadamard_run(dim);
+    if (run < 64) {
+        for (int d = 0; d < dim; d += 16) store(x + d, turned(load(x + d)));
     }
-    for (int stride = 16; stride < hadamard_run(dim); stride *= 2) {
+    for (int d = 0; run >= 64 && d < dim; d += 64) {  // the first strides in registers
+        const F a = turned(load(x + d)), b = turned(load(x + d + 16));
+        const F c = turned(load(x + d + 32)), e = turned(load(x + d + 48));
+        const F sum = a + b, difference = a - b, second_sum = c + e, second_difference = c - e;
+        store(x + d, sum + second_sum);
+        store(x + d + 16, difference + second_difference);
+        store(x + d + 32, sum - second_sum);
+        store(x + d + 48, difference - second_difference);
+    }
+    for (int stride = run < 64 ? 16 : 64; stride < run; stride *= 2) {
         for (int start = 0; start < dim; start += 2 * stride) {
             for (int d = start; d < start + stride; d += 16) {
                 const F a = load(x + d), b = load(x + d + stride);
