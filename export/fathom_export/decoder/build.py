@@ -16,6 +16,7 @@ from fathom_server.engine.settings import (
     LOGIT_POSITIONS,
     LOGITS,
     NATIVE_GRAPH_FILE,
+    SAMPLING_GRAPH_FILE,
     GraphDescription,
     KvDtype,
 )
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from fathom_export.decoder.projections import Projections
     from fathom_export.decoder.weights import DecoderWeights
 
-DecoderDialect = Literal["cpu", "portable"]
+DecoderDialect = Literal["cpu", "portable", "cuda"]
 DecoderPrecision = Literal["fp32", "fp16", "int8", "int4", "fp8"]
 
 CPU_HEAD_MULTIPLE: Final = 16
@@ -49,7 +50,8 @@ def build_decoder(
     """Write ``model.onnx`` and ``model.onnx.data`` into the folder ``destination``, which must exist.
 
     Beside them ``model.native.onnx``, over the same weights, in the cpu dialect with precision int8 or int4: its
-    operators are Fathom's own, its cache keeps ``kv_cache_dtype``.
+    operators are Fathom's own, its cache keeps ``kv_cache_dtype``. In the cuda dialect ``model.sampling.onnx``, which
+    reduces logits on the device.
 
     ``source`` is a folder with config.json and safetensors. Weights are read, converted and written one tensor at a
     time. ``max_context`` is the context in tokens that the graph can hold, by default all that the model was made for.
@@ -69,6 +71,8 @@ def build_decoder(
     if dialect == "cpu":
         _refuse_head_sizes(architecture)
     context = _context(architecture, max_context)
+    if dialect == "cuda":
+        return _build_cuda(source, destination, architecture, precision, context, on_progress)
 
     from fathom_export.decoder.checkpoint import Checkpoint
     from fathom_export.decoder.cpu_dialect import CpuDialect
@@ -118,6 +122,49 @@ def build_decoder(
         vocabulary=architecture.vocabulary,
         max_context=context,
         kv_dtype="float16" if precision in ("fp16", "fp8") else "float32",
+    )
+
+
+def _build_cuda(
+    source: Path,
+    destination: Path,
+    architecture: DecoderArchitecture,
+    precision: DecoderPrecision,
+    context: int,
+    on_progress: Callable[[int, int], None] | None,
+) -> GraphDescription:
+    """The graph for ONNX Runtime on CUDA, and the one that reduces its logits."""
+    from fathom_export.decoder import cuda_dialect
+    from fathom_export.decoder.checkpoint import Checkpoint
+    from fathom_export.decoder.graph_writer import GraphWriter, remove_graph
+    from fathom_export.decoder.sampling_graph import write_sampling_graph
+    from fathom_export.decoder.weights import DecoderWeights
+
+    cuda_dialect.refuse_head_sizes(architecture)
+    checkpoint = Checkpoint.open(source)
+    weights = DecoderWeights(checkpoint.text_part() if architecture.is_part else checkpoint, architecture)
+    metadata = {"dialect": "cuda", "precision": precision, BLOCK_TOKENS: str(cuda_dialect.BLOCK_TOKENS)}
+    graph = GraphWriter(f"{architecture.model_type}_decoder", metadata, PRODUCER, _version())
+    form = cuda_dialect.Fp8Matrices() if precision == "fp8" else cuda_dialect.HalfMatrices()
+    cuda_dialect.CudaDecoder(graph, architecture, weights, form, context).write()
+    weights.refuse_unused()
+    sampling = GraphWriter("sampling", {"dialect": "cuda"}, PRODUCER, _version())
+    write_sampling_graph(sampling, architecture.vocabulary)
+    graph.save(destination / GRAPH_FILE, on_progress)
+    try:
+        sampling.save(destination / SAMPLING_GRAPH_FILE)
+    except BaseException:
+        remove_graph(destination / GRAPH_FILE)
+        raise
+    return GraphDescription(
+        dialect="cuda",
+        precision=precision,
+        layers=architecture.layers,
+        kv_heads=architecture.kv_heads,
+        head_dim=architecture.head_dim,
+        vocabulary=architecture.vocabulary,
+        max_context=context,
+        kv_dtype="float16",
     )
 
 

@@ -95,7 +95,7 @@ def _retype_attributes(node: ir.Node) -> None:
             raise ValueError(f"{node.name} is a constant by {name}")
         tensor = attribute.as_tensor()
         if tensor.dtype == ir.DataType.FLOAT:
-            values = _narrowed(str(node.name), tensor.numpy())
+            values = narrowed(str(node.name), tensor.numpy())
             node.attributes["value"] = ir.AttrTensor("value", ir.tensor(values))
 
 
@@ -109,17 +109,17 @@ def _retype_initializers(graph: ir.Graph, half: Set[ir.Node]) -> None:
         is_shared = len(users) < len(list(value.uses())) or value.is_graph_output()
         if not is_shared:
             graph.initializers.pop(name)
-        narrowed = add_initializer(
+        in_half = add_initializer(
             graph,
             derived(
                 tensor,
-                partial(_narrowed, name),
+                partial(narrowed, name),
                 ir.DataType.FLOAT16,
                 f"{name}.float16" if is_shared else name,
             ),
         )
         for user, place in users:
-            user.replace_input_with(place, narrowed)
+            user.replace_input_with(place, in_half)
 
 
 def _join_regions(graph: ir.Graph, half: Set[ir.Node], norms: Set[ir.Node], floats: Set[str]) -> None:
@@ -175,8 +175,8 @@ def _cast(name: str, value: ir.Value, dtype: ir.DataType) -> ir.Node:
     return ir.node("Cast", [value], {"to": ir.AttrInt64("to", dtype)}, outputs=[output], name=name)
 
 
-def _narrowed(name: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Float16 of the nearest values; a mask's lowest float32 becomes the lowest float16."""
+def narrowed(name: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Float32 values in float16, to the nearest; a mask's lowest float32 becomes the lowest float16."""
     largest = float(np.abs(values).max(initial=0))
     if largest > FLOAT16_MAX:
         hidden = np.abs(values) > _MASK

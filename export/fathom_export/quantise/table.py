@@ -26,6 +26,7 @@ _ENCODER_TASKS: Final = ("embed", "rerank", "classify")
 TARGETS: Final = {
     ("generate", "cpu"): "ONNX Runtime on CPU",
     ("generate", "portable"): "TensorRT plans, any conforming runtime",
+    ("generate", "cuda"): "ONNX Runtime on CUDA",
     **{(task, ENCODER_TARGET): "Triton's onnxruntime backend, TensorRT plans" for task in _ENCODER_TASKS},
 }
 """Every pair of task and target, and what runs it. A decoder's target is its dialect."""
@@ -77,6 +78,20 @@ TABLE: Final = (
         {
             "int8": "an activation scale a row is no form that TensorRT takes",
             "int4": "weights in blocks of 4 bits are an operator of ONNX Runtime's own",
+        },
+    ),
+    *_entries(
+        "generate",
+        "cuda",
+        {
+            "fp16": "weights, activations and cache in float16; norms and softmax computed in float32",
+            "fp8": "fp8 e4m3 weights with one scale for 128 inputs, activations in float16, nothing to calibrate; "
+            "embedding, LM head and the rest as in fp16",
+        },
+        {
+            "fp32": "ONNX Runtime's paged attention takes float16 and bfloat16 only",
+            "int8": "no CUDA kernel of ONNX Runtime's takes an activation scale a row",
+            "int4": "weights in blocks of 4 bits are for the CPU; fp8 halves what a step reads at far less loss",
         },
     ),
     *(entry for task in _ENCODER_TASKS for entry in _encoder_entries(task)),

@@ -47,7 +47,9 @@ class GenerateSpec:
     name: Name
     source: SourceName
     precision: PrecisionKey = "fp32"
-    dialect: Annotated[Dialect, Key("operators of the graph: ONNX Runtime's own, or standard ones")] = DEFAULT_DIALECT
+    dialect: Annotated[
+        Dialect, Key("operators of the graph: ONNX Runtime's own, for CPU or CUDA, or standard ones")
+    ] = DEFAULT_DIALECT
     limits: Annotated[Mapping[str, int | float | str], Key("what the engine takes on at once", table=EngineLimits)] = (
         field(default_factory=dict)
     )

@@ -49,11 +49,16 @@ class Quantisation:
     def refuse_unused(self, precision: str, dialect: str) -> None:
         """Raise SpecError for a setting that would have no effect beside this precision and dialect."""
         is_int4, is_fp8, is_sparse = precision == "int4", precision == "fp8", self.sparsity != "none"
-        int4, fp8 = (is_int4, "precision int4"), (is_fp8, "precision fp8")
+        portable_only = "" if dialect != "cuda" else " of the portable dialect"  # in the cuda one, of weights alone
+        int4 = (is_int4, "precision int4")
+        fp8 = (is_fp8 and not portable_only, f"precision fp8{portable_only}")
         needs = {
             "block_size": int4,
             "int4_method": int4,
-            "calibration_text": (self.needs_calibration(precision), "precision fp8 or sparsity_method wanda"),
+            "calibration_text": (
+                self.needs_calibration(precision) and not portable_only,
+                f"precision fp8{portable_only} or sparsity_method wanda",
+            ),
             "calibration_method": fp8,
             "fp8_skip_budget": fp8,
             "sparsity": (dialect == "portable", "dialect portable: only TensorRT has kernels that gain from it"),

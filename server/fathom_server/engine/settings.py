@@ -12,7 +12,10 @@ GRAPH_FILE: Final = "model.onnx"
 NATIVE_GRAPH_FILE: Final = "model.native.onnx"
 """The same weights in Fathom's own operators, beside ``GRAPH_FILE``."""
 
-Dialect = Literal["cpu", "portable"]
+SAMPLING_GRAPH_FILE: Final = "model.sampling.onnx"
+"""Reduces logits on the device (cuda dialect), beside ``GRAPH_FILE``."""
+
+Dialect = Literal["cpu", "portable", "cuda"]
 KvDtype = Literal["int8", "float16", "float32"]
 SpeculationMethod = Literal["none", "prompt_lookup", "draft"]
 
@@ -33,7 +36,12 @@ ROW_STARTS: Final = "row_starts"  # int32 [B + 1]: where each sequence's rows be
 PAST_LENGTHS: Final = "past_lengths"  # int32 [B]: tokens of each sequence that are in the cache already
 BLOCK_TABLES: Final = "block_tables"  # int32 [B, M]: blocks of the cache that hold each sequence's tokens
 KV_CACHE: Final = "kv_cache"  # uint8 [layers, blocks, bytes of a block]: written in place
-# ---- and its metadata ----
+# ---- of a cuda graph: a native one's, but a cache of float16 [blocks, block_tokens, kv_heads, head_dim] a layer ----
+ATTENTION_BOUNDS: Final = "attention_bounds"  # int32 [3], on the host: most new tokens, longest at most, at least
+# ---- of the sampling graph ----
+TOP_LOGITS: Final = "top_logits"  # float32 [k, 2 × TOP_TOKENS + 1]: largest logits, their ids, the sum of all
+TOP_TOKENS: Final = 64
+# ---- and their metadata ----
 BLOCK_TOKENS: Final = "block_tokens"
 KV_DTYPE: Final = "kv_dtype"
 
@@ -53,7 +61,7 @@ class GraphDescription:
     """A decoder graph's form: what a runner must know to feed it.
 
     ``kv_dtype`` is a numpy dtype name. ``max_context`` is the cache length in tokens: static in the portable dialect,
-    an upper bound in the cpu dialect.
+    an upper bound in the others.
     """
 
     dialect: Dialect
@@ -82,8 +90,8 @@ class EngineLimits:
     requests that name none; ``timeout_s`` is the deadline of requests that bring none, ``queue_timeout_s`` how long a
     request may wait for its turn, 0 for as long as its deadline allows; ``threads`` is ONNX Runtime's, 0 for every
     core. ``kv_cache_tokens`` is how many tokens of all sequences the cache holds, 0 for ``max_batch`` ×
-    ``max_context``, and ``kv_cache_dtype`` what keys and values are kept in: both of the native graph alone, for the
-    others' cache is ``max_batch`` slots of the graph's own type.
+    ``max_context``, and ``kv_cache_dtype`` what keys and values are kept in: the one of the native and the cuda graph,
+    the other of the native graph alone, for the others' cache is ``max_batch`` slots of the graph's own type.
     """
 
     max_batch: int = 16
