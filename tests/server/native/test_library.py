@@ -22,18 +22,8 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(builder, "FOLDER", tmp_path)
     monkeypatch.setattr(builder, "SOURCES", folder)
     monkeypatch.setattr(builder, "LIBRARY", tmp_path / "libfathom_ops.so")
-    try:
-        builder.build()
-    except builder.BuildError as error:
-        if "no C++ compiler" in str(error):
-            pytest.skip(str(error))
-        raise
+    builder.build()
     return folder
-
-
-def test_the_library_is_that_of_its_sources() -> None:
-    """What the other tests here run is what the sources say; ``python -m fathom_server.native.build`` makes it so."""
-    assert builder.built_digest() == builder.source_digest()
 
 
 def test_a_library_is_built_again_only_when_its_sources_change(sources: Path) -> None:
