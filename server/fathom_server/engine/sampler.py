@@ -68,7 +68,23 @@ class SequenceSampler:
         self._answer = TokenCounts(())
         self._bad_words = BadWords(bad_word_ids, prompt_ids)
         ends = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos_token_ids)}
+        self._is_plain_draw = (
+            sampling.repetition_penalty == 1.0
+            and not self._penalises_answer
+            and sampling.min_tokens == 0
+            and not sampling.logit_bias
+            and not bad_word_ids
+        )
         self._end_ids = np.array(sorted(token for token in ends if token < vocabulary), dtype=np.int64)
+
+    def needs_only(self, count: int) -> bool:
+        """Whether the ``count`` largest logits of a row are enough to choose by, if no structure forbids any."""
+        if self.sampling.wants_logprobs:
+            return False
+        if self.is_plain_greedy:
+            return True
+        # logits that equal the last of the top k are drawn too, so there must be more than k
+        return self._is_plain_draw and 0 < self.sampling.top_k <= count // 2
 
     def append(self, token: int) -> None:
         """Take a chosen token into the past; the next draw is that of the next position."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fathom_server.engine.grammar import MaskPool
 from fathom_server.engine.metrics import EngineMetrics
-from fathom_server.engine.runner.base import Runner, StepRow
+from fathom_server.engine.runner.base import ReducingRunner, Runner, StepRow
 from fathom_server.engine.sampler import Choice, prompt_logprobs, sample
 from fathom_server.engine.scheduler import ScheduledRow, Scheduler
 from fathom_server.engine.sequence import Sequence
@@ -53,6 +53,7 @@ class Stepper:
         self._speculator = speculator
         self._metrics = metrics
         self._masks = MaskPool()
+        self._reducing = runner if isinstance(runner, ReducingRunner) else None
 
     def plan(self) -> PlannedStep:
         """Choose who is in the next step."""
@@ -70,7 +71,7 @@ class Stepper:
         matchers = [(one, one.matcher) for one in sampled if one.matcher is not None]
         job = self._masks.start([matcher for _, matcher in matchers], [one.drafts for one, _ in matchers])
         begin = time.monotonic()
-        logits = self._runner.step(rows)
+        logits = self._logits(step, rows)
         seconds = time.monotonic() - begin
         self._metrics.steps[step.kind].observe(seconds)
         if self._speculator is not None:
@@ -162,6 +163,18 @@ class Stepper:
             ]
             position += 1
         return progress
+
+    def _logits(self, step: PlannedStep, rows: list[StepRow]) -> npt.NDArray[np.float32]:
+        """Logits of a step: from a device the few that choose, where none of its sequences needs more."""
+        runner = self._reducing
+        if runner is None or not all(
+            row.sequence.matcher is None
+            and not row.sequence.wants_prompt_choices
+            and row.sequence.sampler.needs_only(runner.reduced_tokens)
+            for row in step.rows
+        ):
+            return self._runner.step(rows)
+        return runner.step_reduced(rows)
 
     @staticmethod
     def _mask(

@@ -142,7 +142,7 @@ class CudaReference:
     """Computes steps of a cuda graph; its weights keep float16's values, its arithmetic is float32's."""
 
     def __init__(self, folder: Path, graph: GraphDescription, blocks: int, block_tokens: int) -> None:
-        self._evaluator = ReferenceEvaluator(_widened(onnx.load(folder / GRAPH_FILE)), new_ops=OPERATORS)
+        self._evaluator = ReferenceEvaluator(widened(onnx.load(folder / GRAPH_FILE)), new_ops=OPERATORS)
         shape = (graph.layers, 2, blocks, block_tokens, graph.kv_heads, graph.head_dim)
         self._cache = np.random.default_rng(0).normal(0, 100, shape).astype(np.float32)  # garbage: unread if right
 
@@ -170,7 +170,8 @@ class CudaReference:
         return np.asarray(logits, dtype=np.float32)
 
 
-def _widened(model: onnx.ModelProto) -> onnx.ModelProto:
+def widened(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with float16 weights as float32, and casts to float32."""
     for tensor in model.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT16:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -52,5 +52,22 @@ class Runner(Protocol):
 
         Returns logits, float32 [sum of the rows' ``logits``, vocabulary], in the rows' order and within a row in the
         tokens'; they hold until the next step.
+        """
+        ...
+
+
+@runtime_checkable
+class ReducingRunner(Runner, Protocol):
+    """A runner on a device far away, from which a few logits of each row come faster than all of them."""
+
+    @property
+    def reduced_tokens(self) -> int:
+        """How many of a row's largest logits ``step_reduced`` gives."""
+        ...
+
+    def step_reduced(self, rows: Sequence[StepRow]) -> npt.NDArray[np.float32]:
+        """As ``step``, but minus infinity stands for all of a row's logits but the largest ``reduced_tokens``.
+
+        A row in which any logit is not a number has one that is not.
         """
         ...

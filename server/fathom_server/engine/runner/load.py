@@ -12,10 +12,16 @@ from fathom_server.native.library import library_path
 def load_runner(folder: Path, settings: EngineSettings, session_entries: Mapping[str, str] | None = None) -> Runner:
     """The runner of ``model.plan`` if the folder holds one, else of the graph that ``served_graph`` names.
 
+    A graph of the cuda dialect runs on the first visible GPU, others on the CPU.
+
     ``session_entries`` are further session options of ONNX Runtime by name. Raises SettingsError or DeviceError where
     the model cannot be loaded.
     """
     has_plan = (folder / PLAN_FILE).is_file()
+    if not has_plan and settings.graph.dialect == "cuda":
+        from fathom_server.engine.runner.cuda_onnx import CudaOnnxRunner
+
+        return CudaOnnxRunner(folder, settings, session_entries)
     if not has_plan and served_graph(folder) == NATIVE_GRAPH_FILE:
         from fathom_server.engine.runner.native import NativeRunner
 
