@@ -8,6 +8,7 @@
 // Both may throw std::exception; the session's caller gets its text. `custom_op<Operator>()` is what ONNX Runtime takes.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -210,15 +211,25 @@ class KernelContext {
     }
 
     // Calls work(index) for 0 ... total-1 on the session's threads, each index once, and waits for all. Threads take the
-    // next index as they become free, so pieces may be unequal. `work` must not throw.
+    // next index as they become free, so pieces may be unequal. Where one throws, the others still run, and this throws.
     template <typename Work>
     void parallel_for(size_t total, Work&& work) const {
-        if (total == 1) {
-            work(size_t{0});
-        } else if (total > 1) {
-            auto call = [](void* data, size_t index) { (*static_cast<std::remove_reference_t<Work>*>(data))(index); };
-            check(ort->KernelContext_ParallelFor(context_, call, total, 0, &work));
-        }
+        if (total == 1) return work(size_t{0});
+        if (total == 0) return;
+        struct Call {
+            std::remove_reference_t<Work>& work;
+            std::atomic<bool> failed;
+        } call{work, {false}};
+        const auto run = [](void* data, size_t index) {
+            Call& each = *static_cast<Call*>(data);
+            try {
+                each.work(index);
+            } catch (...) {  // nothing may leave a thread of the pool
+                each.failed = true;
+            }
+        };
+        check(ort->KernelContext_ParallelFor(context_, run, total, 0, &call));
+        if (call.failed) throw Failure("a thread could not do its part; the machine may be out of memory");
     }
 
    private:
