@@ -50,7 +50,7 @@ MIB: Final = 1 << 20
 INK: Final = "#1b2733"
 RULE: Final = "#d9dfe5"
 COLOURS: Final = {"fp32": "#5d6b78", "fp16": "#7a4fb5", "int8": "#0f6fc6", "fp8": "#c8442b", "int4": "#1f8a5b"}
-MARKERS: Final = {"large": "o", "small": "s", "minilm": "^"}
+MARKERS: Final = {"rtn, 32": "s", "hqq, 32": "D", "rtn, 128": "v", "hqq, 128": "^"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,44 +177,49 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Task accuracy (LLMs) and rank correlation (the encoder) against bytes."""
+    """Task accuracy (LLMs) and rank correlation (the encoder) against bytes, a panel a model."""
     import matplotlib
 
     style: dict[Any, Any] = {"svg.hashsalt": "fathom", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False}
     with matplotlib.rc_context(style | {"axes.spines.right": False, "axes.grid": True, "grid.color": RULE}):
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(9, 3.8), layout="constrained")
-        llms, encoders = figure.subplots(1, 2)
+        models = list(dict.fromkeys(row.model for row in rows))
+        figure = Figure(figsize=(3.4 * len(models), 4.0), layout="constrained")
+        panels = dict(zip(models, figure.subplots(1, len(models), squeeze=False)[0], strict=True))
+        legend: dict[str, Any] = {}
         for row in rows:
-            if row.card is None:
+            value = None if row.card is None else _value(row.card)
+            if row.card is None or value is None:
                 continue
-            is_llm = bool(row.card["logits"])
-            axes = llms if is_llm else encoders
-            accuracy = row.card["accuracy"]
-            value = (
-                accuracy["accuracy"]
-                if accuracy
-                else row.card["embeddings"][0]["rank_correlation"]
-                if not is_llm
-                else None
+            colour, label = COLOURS[row.precision], f"{row.precision} {row.variant}".strip()
+            label += " (portable)" if row.target == "portable" else ""
+            legend[label] = panels[row.model].scatter(
+                row.card["export_bytes"] / MIB,
+                value,
+                marker=MARKERS.get(row.variant, "o"),
+                s=54,
+                zorder=3,
+                edgecolors=colour,
+                facecolors="none" if row.target == "portable" else colour,
+                label=label,
             )
-            if value is None:
-                continue
-            size = row.card["export_bytes"] / MIB
-            filled = COLOURS[row.precision] if row.target != "portable" else "none"
-            axes.scatter(size, value, marker=MARKERS[row.model], s=48, edgecolors=COLOURS[row.precision], c=filled)
-            text = f"{row.model} {row.precision} {row.variant}".strip()
-            text += " (portable)" if row.target == "portable" else ""
-            axes.annotate(text, (size, value), xytext=(5, 4), textcoords="offset points", fontsize=7, color=INK)
-        for axes, title, label in (
-            (llms, "LLMs: right answers to held-out questions", "accuracy"),
-            (encoders, "Encoder: similarities of pairs", "rank correlation to the source"),
-        ):
+        for model, axes in panels.items():
+            is_llm = SOURCES[model][0] == "generate"
+            label = "right answers to held-out questions" if is_llm else "rank correlation of pairs to the source"
             axes.set(xlabel="MiB of graph and weights", ylabel=label, xlim=(0, None))
-            axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK)
-            axes.margins(x=0.25, y=0.2)
+            axes.set_title(model, loc="left", fontsize=10, fontweight="bold", color=INK)
+            axes.margins(x=0.1, y=0.15)
+            axes.ticklabel_format(axis="y", useOffset=False)
+        figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=5, frameon=False, fontsize=8)
         figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def _value(card: Any) -> float | None:
+    """What the plot shows of a card."""
+    if card["embeddings"]:
+        return float(card["embeddings"][0]["rank_correlation"])
+    return None if card["accuracy"] is None else float(card["accuracy"]["accuracy"])
 
 
 def _worst(card: Any) -> str:
