@@ -134,13 +134,13 @@ class DecoderGraph:
         return self._cache
 
 
-class NativeGraph:
-    """The native graph of a version's folder, as it is served; computes texts from their beginning, one at a time."""
+class FlatGraph:
+    """A native or cuda graph of a version's folder, as it is served; computes whole texts, one at a time."""
 
     def __init__(self, folder: Path, settings: EngineSettings) -> None:
-        from fathom_server.engine.runner.native import NativeRunner
+        from fathom_server.engine.runner.load import load_runner
 
-        self._runner = NativeRunner(folder, replace(settings, limits=replace(settings.limits, max_batch=1)))
+        self._runner = load_runner(folder, replace(settings, limits=replace(settings.limits, max_batch=1)))
 
     def logits(self, token_ids: Sequence[int], positions: Sequence[int]) -> npt.NDArray[np.float32]:
         """Logits after the tokens at some positions: float32 [positions, vocabulary]."""

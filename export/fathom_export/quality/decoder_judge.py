@@ -15,7 +15,7 @@ from fathom_export.quality import layers as layer_errors
 from fathom_export.quality.accuracy import task_accuracy
 from fathom_export.quality.answers import Question, answer_all
 from fathom_export.quality.card import LogitComparison, Measured, QualityCard, TokenParity, now
-from fathom_export.quality.decoder_graph import DecoderGraph, NativeGraph, session_options
+from fathom_export.quality.decoder_graph import DecoderGraph, FlatGraph, session_options
 from fathom_export.quality.held_out import HeldOutRow, find_held_out, read_held_out, spread
 from fathom_export.quality.memory import JudgingPlan, available_bytes
 from fathom_export.quality.picture import DIVERGENCES
@@ -82,7 +82,7 @@ class DecoderJudge:
         self._budget = BUDGETS[spec.quality.effort]
         self._settings = EngineSettings.load(version)
         self._tokenizer = TextTokenizer.load(version)
-        self._options = session_options(spec.precision)
+        self._options = session_options(spec.precision) if spec.dialect != "cuda" else {}
         self._notes: list[str] = []
 
     def card(self, on_progress: Callable[[int, int], None]) -> QualityCard:
@@ -154,8 +154,8 @@ class DecoderJudge:
 
     def _tested(self, graph: str) -> LogitModel:
         """The graph that is served."""
-        if graph == NATIVE_GRAPH_FILE:
-            return NativeGraph(self._version, self._settings)
+        if graph == NATIVE_GRAPH_FILE or self._settings.graph.dialect == "cuda":
+            return FlatGraph(self._version, self._settings)
         return DecoderGraph(self._version, self._settings.graph, self._options, threads=self._settings.limits.threads)
 
     def _held_out(self) -> tuple[list[HeldOutRow], Path | None]:
@@ -178,8 +178,13 @@ class DecoderJudge:
         return generated_text(self._version, self._settings, self._tokenizer, self._options)
 
     def _own_reference(self) -> _Reference | None:
-        """Our fp32 graph: of the same dialect; for an fp32 export, which lacks the source model then, of the other."""
+        """Our fp32 graph: of the same dialect; for an fp32 export, which lacks the source model then, of the other.
+
+        The cuda dialect, which has no fp32, is held against the cpu one's.
+        """
         dialect = self._settings.graph.dialect
+        if dialect == "cuda":
+            dialect = "cpu"
         if self._spec.precision == "fp32":
             dialect = "portable" if dialect == "cpu" else "cpu"
         folder = self._work / _REFERENCE_FOLDER
@@ -272,7 +277,7 @@ class DecoderJudge:
         return TokenParity(reference.description, len(prompts), length, exact, ties, matching)
 
     def _layer_errors(self, own: _Reference | None, passages: Sequence[Passage]) -> list[layer_errors.LayerError]:
-        if own is None or own.folder is None:
+        if own is None or own.folder is None or self._settings.graph.dialect == "cuda":
             return []
         description = EngineSettings.load(own.folder).graph
         paths = own.folder / GRAPH_FILE, self._version / GRAPH_FILE

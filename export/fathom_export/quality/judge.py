@@ -46,7 +46,13 @@ def _judge(
     on_progress: Callable[[int, int], None],
 ) -> QualityCard:
     if spec.quality.effort == "off":
-        return _not_measured(spec, source, version)
+        return _not_measured(spec, source, version, "the spec turns it off (quality.effort)")
+    if isinstance(spec, GenerateSpec) and spec.dialect == "cuda":
+        from fathom_server.engine.runner.cuda_device import cuda_fault
+
+        fault = cuda_fault(spec.precision)
+        if fault is not None:
+            return _not_measured(spec, source, version, f"it is to be judged where it runs: {fault}")
     if isinstance(spec, GenerateSpec):
         from fathom_export.quality.decoder_judge import DecoderJudge
 
@@ -57,7 +63,7 @@ def _judge(
     return EncoderJudge(spec, source, version, fp32_graph).card(on_progress)
 
 
-def _not_measured(spec: ModelSpec, source: Path, version: Path) -> QualityCard:
+def _not_measured(spec: ModelSpec, source: Path, version: Path, reason: str) -> QualityCard:
     from fathom_export.quality.decoder_judge import graph_bytes, weight_bytes
 
     return QualityCard(
@@ -70,5 +76,5 @@ def _not_measured(spec: ModelSpec, source: Path, version: Path) -> QualityCard:
         source_bytes=weight_bytes(source),
         export_bytes=graph_bytes(version),
         thresholds=spec.quality.thresholds(spec.precision),
-        notes=("anything, for the spec turns it off (quality.effort)",),
+        notes=(f"anything, for {reason}",),
     )

@@ -26,6 +26,7 @@ from fathom_export.repository.model_config import (
 from fathom_export.repository.tokenizer_files import GENERATE_ADAPTOR, copy_tokenizer, write_tokenizer_model
 from fathom_export.spec import DEFAULT_CONTEXT, GenerateSpec, model_names
 from fathom_server.engine.runner.base import Runner, StepRow
+from fathom_server.engine.runner.cuda_device import cuda_fault
 from fathom_server.engine.settings import NATIVE_GRAPH_FILE, EngineLimits, EngineSettings
 from fathom_server.text.tokenizer import TextTokenizer
 
@@ -94,14 +95,21 @@ def write_generate_models(
 def check_logits(version: Path, settings: EngineSettings, prompt: list[int]) -> dict[str, float]:
     """Load the graph as the engine does, the stock one and the native one, and compute a prompt and one token more.
 
+    A graph of the cuda dialect is checked where it can run; elsewhere there are no figures.
+
     Raises ParityError if a logit is infinite or not a number, or where the two graphs are of different minds.
     """
-    from fathom_server.engine.runner.load import served_graph
+    from fathom_server.engine.runner.load import load_runner, served_graph
     from fathom_server.engine.runner.native import NativeRunner
     from fathom_server.engine.runner.onnx import OnnxRunner
     from fathom_server.engine.runner.slots import SlotRunnerAdapter
 
     prompt = prompt[: max(1, settings.graph.max_context - 1)]
+    if settings.graph.dialect == "cuda":
+        if cuda_fault(settings.graph.precision) is not None:
+            return {}
+        found = _first_logits(load_runner(version, settings), settings, prompt)
+        return {"largest_logit": round(float(np.abs(found).max()), 4)}
     # ONNX Runtime fuses Q/DQ pairs into operators that its CPU provider lacks for fp8
     entries = {"session.disable_quant_qdq": "1"} if settings.graph.precision == "fp8" else None
     alone = replace(settings, limits=replace(settings.limits, max_batch=1))

@@ -37,6 +37,15 @@ def require_cuda(precision: str) -> None:
         )
 
 
+def cuda_fault(precision: str) -> str | None:
+    """What ``require_cuda`` would say, None if nothing."""
+    try:
+        require_cuda(precision)
+    except SettingsError as error:
+        return str(error)
+    return None
+
+
 def compute_capability() -> tuple[int, int] | None:
     """Major and minor of the first visible GPU, from its driver; None where there is no driver or no GPU."""
     try:
