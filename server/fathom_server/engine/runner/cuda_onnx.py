@@ -1,5 +1,7 @@
 """A decoder graph of the cuda dialect on ONNX Runtime's CUDA provider: flat steps, cache and logits on the device."""
 
+import contextlib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -200,6 +202,8 @@ def open_session(path: Path, provider_options: Mapping[str, str], entries: Mappi
 
     Raises SettingsError where ONNX Runtime refuses the graph, or cannot start CUDA and would compute on the CPU.
     """
+    with contextlib.redirect_stdout(sys.stderr):  # where it says what it does not find
+        ort.preload_dlls()  # CUDA's libraries from wheels, which no loader would look for
     options = ort.SessionOptions()
     options.log_severity_level = 3
     for name, value in entries.items():
