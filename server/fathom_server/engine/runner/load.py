@@ -7,6 +7,7 @@ from fathom_server.engine.plan_passport import PLAN_FILE
 from fathom_server.engine.runner.base import Runner
 from fathom_server.engine.settings import GRAPH_FILE, NATIVE_GRAPH_FILE, EngineSettings
 from fathom_server.native.library import library_path
+from fathom_server.processor import has_avx2
 
 
 def load_runner(folder: Path, settings: EngineSettings, session_entries: Mapping[str, str] | None = None) -> Runner:
@@ -40,7 +41,8 @@ def load_runner(folder: Path, settings: EngineSettings, session_entries: Mapping
 def served_graph(folder: Path) -> str:
     """The graph's file that is served from a folder without a plan.
 
-    It is the native one where the folder has one and Fathom's operators are built here and not turned off.
+    It is the native one where the folder has one and Fathom's operators are built here and not turned off; without AVX2
+    their plain form is right but slower than the stock graph.
     """
-    has_native = (folder / NATIVE_GRAPH_FILE).is_file() and library_path() is not None
+    has_native = (folder / NATIVE_GRAPH_FILE).is_file() and library_path() is not None and has_avx2()
     return NATIVE_GRAPH_FILE if has_native else GRAPH_FILE
