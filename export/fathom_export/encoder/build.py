@@ -13,6 +13,7 @@ from fathom_export.errors import MissingExtraError
 from fathom_export.graph_file import read_opsets
 from fathom_export.spec import Precision
 from fathom_export.spec.quantisation import EncoderQuantisation
+from fathom_server.engine.runner.load import served_graph
 from fathom_server.engine.settings import GRAPH_FILE
 
 if TYPE_CHECKING:
@@ -80,6 +81,10 @@ def build_encoder(
         _lower(graph, form, tokenizer, precision, quantisation or EncoderQuantisation())
         report(3, stages)
     check = check_parity(graph, reference, precision, form.output.name)
+    native = served_graph(destination)
+    if native != GRAPH_FILE:
+        found = check_parity(destination / native, reference, precision, form.output.name)
+        check |= {f"native_{name}": value for name, value in found.items()}
     report(stages, stages)
     return EncoderGraph(form, read_opsets(graph), check)
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from fathom_client.protocol import ATTENTION_MASK, INPUT_IDS, SENTENCE_EMBEDDING, TOKEN_TYPE_IDS
 from fathom_export.errors import ParityError
 from fathom_export.spec import Precision
+from fathom_server.engine.settings import NATIVE_GRAPH_FILE
 
 if TYPE_CHECKING:
     import torch
@@ -84,9 +85,13 @@ def check_parity(graph: Path, reference: Reference, precision: Precision, output
     """
     import onnxruntime
 
+    from fathom_server.native.library import register
+
     options = onnxruntime.SessionOptions()
     if precision == "fp8":  # else ONNX Runtime's CPU provider finds no kernel
         options.add_session_config_entry("session.disable_quant_qdq", "1")
+    if graph.name == NATIVE_GRAPH_FILE:
+        register(options)
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     batch = _run(session, output, reference.inputs)
     lengths = reference.inputs[ATTENTION_MASK].sum(axis=1)

@@ -14,6 +14,9 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from fathom_export.decoder.graph_writer import GRAPH_DATA_SUFFIX
+from fathom_server.engine.settings import NATIVE_GRAPH_FILE
+
 _MICROSOFT: Final = "com.microsoft"
 _INT8_MAX: Final = 127
 _ZERO_POINT: Final = 128
@@ -23,16 +26,25 @@ _GELU_MINIMUM: Final = 0.17
 _UINT8_MAX: Final = 255
 _SMALLEST_MAGNITUDE: Final = 1e-30
 """A row whose values are all below it is taken for zeros; without a floor its scale of 0 would make NaNs of them."""
+_FEWEST_BYTES: Final = 1 << 10
+"""Smaller tensors stay in the graph's own file."""
 _FEWEST_WEIGHTS: Final = 1 << 16
 """Smaller embeddings (positions of a short model, token types) stay in float32: there is nothing to save."""
 
 
 def quantise_to_int8(path: Path) -> None:
-    """Quantise a graph in place: every product of 3-D activations with a constant matrix, and every large embedding."""
+    """Quantise a graph in place: every product of 3-D activations with a constant matrix, and every large embedding.
+
+    Weights go to ``path`` + ".data", and beside the graph goes ``model.native.onnx``, which shares them.
+    """
+    from fathom_export.encoder.native import write_native
+
     model = onnx.load(path)
+    float32 = onnx.ModelProto()
+    float32.CopyFrom(model)
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    rewriter = _Rewriter(weights, {name for node in graph.node for name in node.output if node.op_type == "Gelu"})
+    rewriter = Rewriter(weights, {name for node in graph.node for name in node.output if node.op_type == "Gelu"})
     nodes = [new for node in graph.node for new in rewriter.rewrite(node)]
     del graph.node[:]
     graph.node.extend(nodes)
@@ -42,10 +54,13 @@ def quantise_to_int8(path: Path) -> None:
     graph.initializer.extend(kept)
     del graph.value_info[:]
     model.opset_import.append(helper.make_opsetid(_MICROSOFT, 1))
-    onnx.save(model, path)
+    data = f"{path.name}{GRAPH_DATA_SUFFIX}"
+    onnx.save(model, path, save_as_external_data=True, location=data, size_threshold=_FEWEST_BYTES)
+    path.with_name(data).chmod(path.stat().st_mode & 0o777)  # onnx makes it for its owner alone
+    write_native(float32, path, path.with_name(NATIVE_GRAPH_FILE))
 
 
-class _Rewriter:
+class Rewriter:
     """Turn nodes into their int8 form, one at a time; products of one input share its quantised rows."""
 
     def __init__(self, weights: dict[str, TensorProto], gelus: Set[str]) -> None:

@@ -48,6 +48,10 @@ def open_session(
         entries[_WEIGHTS_FOLDER_OPTION] = str(weights)
     for name, value in entries.items():
         settings.add_session_config_entry(name, value)
+    if isinstance(graph, Path) and graph.name == names.NATIVE_GRAPH_FILE:
+        from fathom_server.native.library import register
+
+        register(settings)
     try:
         content = graph if isinstance(graph, bytes) else str(graph)
         return onnxruntime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])

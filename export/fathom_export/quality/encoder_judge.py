@@ -20,6 +20,7 @@ from fathom_export.quality.sentences import SENTENCES
 from fathom_export.quality.statistics import cosines, spearman
 from fathom_export.quality.text import read_text
 from fathom_export.spec.model_spec import EncoderSpec
+from fathom_server.engine.runner.load import served_graph
 from fathom_server.engine.settings import GRAPH_FILE
 
 Floats = npt.NDArray[np.float32]
@@ -54,7 +55,7 @@ class EncoderJudge:
         texts, measured = self._texts()
         rows = self._rows(texts)
         on_progress(1, 4)
-        graph = self._version / GRAPH_FILE
+        graph = self._version / served_graph(self._version)
         given = self._encode_all(self._on_graph(graph, self._options), rows)
         wanted = {_SOURCE: self._encode_all(self._on_source(), rows)}
         on_progress(2, 4)
@@ -71,12 +72,15 @@ class EncoderJudge:
             else:
                 scores.append(compare_scores(name, reference, given, texts))
         errors = self._layer_errors(rows)
+        if errors and graph.name != GRAPH_FILE:
+            self._notes.append(f"layers of {graph.name}, whose operators hide them; those of {GRAPH_FILE} stand here")
         on_progress(4, 4)
         return QualityCard(
             model=self._spec.name,
             task=self._spec.task,
             precision=self._spec.precision,
             dialect=None,
+            graph=graph.name,
             effort=self._spec.quality.effort,
             created=now(),
             source_bytes=weight_bytes(self._source),

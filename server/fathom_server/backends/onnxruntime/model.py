@@ -16,12 +16,14 @@ import numpy.typing as npt
 import onnxruntime
 import triton_python_backend_utils as pb_utils
 
-from fathom_server.processor import has_vnni
+from fathom_server.native.library import register
+from fathom_server.processor import has_avx2, has_vnni
 
 Array = npt.NDArray[Any]
 Config = Mapping[str, Any]
 
 DEFAULT_MODEL_FILENAME: Final = "model.onnx"
+NATIVE_FILENAME: Final = "model.native.onnx"
 DEFAULT_MAX_BATCH_SIZE: Final = 4
 """What the C++ backend completes a config with, too."""
 
@@ -95,10 +97,10 @@ class Graph:
     def __init__(self, path: Path, config: Config) -> None:
         if not path.is_file():
             raise ModelError(f"{path} is missing; put the model there, or name it in default_model_filename")
+        options = session_options(config)
+        path = served_file(path, options)
         try:
-            self._session = onnxruntime.InferenceSession(
-                path, session_options(config), providers=["CPUExecutionProvider"]
-            )
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime has no base class of its errors
             raise ModelError(f"{path} cannot be loaded by ONNX Runtime {onnxruntime.__version__}: {error}") from error
         self.inputs = {node.name: GraphTensor.of(node) for node in self._session.get_inputs()}
@@ -137,6 +139,17 @@ class Graph:
     def can_batch(self) -> bool:
         """Whether every input and output has a first dimension of any size."""
         return all(tensor.dims[:1] == (-1,) for tensor in (*self.inputs.values(), *self.outputs.values()))
+
+
+def served_file(path: Path, options: Any) -> Path:
+    """The graph in Fathom's own operators beside a graph where they are built here and fast, else the graph itself.
+
+    The options then have the operators. ``FATHOM_NATIVE=0`` turns them off.
+    """
+    native = path.with_name(NATIVE_FILENAME)
+    if path.name == DEFAULT_MODEL_FILENAME and native.is_file() and has_avx2() and register(options):
+        return native
+    return path
 
 
 def parameter(config: Config, name: str) -> str:
