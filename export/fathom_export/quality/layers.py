@@ -25,6 +25,8 @@ _EMBEDDING: Final = "embedding"
 GIVEN_SUFFIX: Final = ".given"
 RESIDUAL_SUFFIX: Final = ".residual"
 _NAMED_NORMS: Final = (".attention_norm", ".mlp_norm", "final_norm")
+_UNNORMED: Final = tuple(name + RESIDUAL_SUFFIX for name in _NAMED_NORMS)
+_FIRST_LAYER: Final = "layer.0.attention"
 _MODULE_PREFIX: Final = "transformer."
 
 
@@ -81,6 +83,12 @@ def stream_points(graph: Any, output: str, output_layer: str) -> list[StreamPoin
         if norm.endswith(_NAMED_NORMS):
             stream = norm + RESIDUAL_SUFFIX if norm + RESIDUAL_SUFFIX in names else source
             points.append(StreamPoint(norm.removesuffix("_norm"), (stream, norm), is_sum=True))
+        elif norm.endswith(_UNNORMED) and norm.removesuffix(RESIDUAL_SUFFIX) not in names:
+            # norms stand behind the layers, and the next one reads the stream itself
+            if not points:
+                points.append(StreamPoint(_FIRST_LAYER, (node.input[0],), is_sum=True))
+            layer = norm.removesuffix(RESIDUAL_SUFFIX).removesuffix("_norm")
+            points.append(StreamPoint(layer, (norm,), is_sum=True))
         elif node.op_type == "LayerNormalization":
             weight = next((name for name in node.input[1:2] if name in weights), norm)
             layer = weight.removeprefix(_MODULE_PREFIX).removesuffix(".weight").removesuffix(".LayerNorm")
