@@ -13,8 +13,9 @@ Workloads, one request at a time: `held_out`, questions of each task; `sampled`,
 0.9; `asked_again`, each question once more after its answer, so that the answer copies; `long`, a question's answer and
 what the model goes on with, 96 tokens in all. Methods take turns on each question, in another order each time, so that
 whatever else the machine does meets them all. A figure is the median of the rounds, a ratio the median of the rounds'
-ratios to no speculation; the `calmest` ratio is that of the sums of each question's shortest times, for a machine that
-others use. Decode time is from an answer's first piece to its last. Answers are compared token for token.
+ratios to no speculation; the `calmest` ratio is that of the sums of each question's shortest time in all, prompt and
+request included, for a machine that others use. Decode time is from an answer's first piece to its last; a server sends
+what is ready together, so there the times in all are what counts. Answers are compared token for token.
 """
 
 import argparse
@@ -87,14 +88,17 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One method's turn on a workload: decode tokens a second, seconds in all, drafted tokens tried and kept."""
+    """One method's turn on a workload: decode tokens a second, seconds in all, drafted tokens tried and kept.
+
+    Of a server those are not known, and tokens that it sends together have no time between them.
+    """
 
     method: str
     tokens_per_s: float
     seconds: float
     tokens: int
-    proposed: int
-    accepted: int
+    proposed: int | None
+    accepted: int | None
 
 
 class EngineContender:
@@ -112,7 +116,7 @@ class EngineContender:
         self.engine.submit("job", job.prompt_ids, job.sampling, sink)
         return sink.wait()
 
-    def counts(self) -> tuple[int, int]:
+    def counts(self) -> tuple[int, int] | None:
         """Drafted tokens tried and kept so far."""
         return self.engine.metrics.draft_tokens, self.engine.metrics.accepted_tokens
 
@@ -157,9 +161,9 @@ class ServedContender:
             answer.add(chunk.token_ids)
         return answer
 
-    def counts(self) -> tuple[int, int]:
+    def counts(self) -> tuple[int, int] | None:
         """Not known here."""
-        return 0, 0
+        return None
 
 
 def jobs(workload: str, questions: int) -> list[Job]:
@@ -266,7 +270,10 @@ def measure(
                 method = METHODS[(number + place + at) % len(METHODS)]
                 begin = time.perf_counter()
                 answers[method].append(contenders[method].answer(job))
-                seconds[method] += time.perf_counter() - begin
+                took = time.perf_counter() - begin
+                seconds[method] += took
+                if number:
+                    calmest[method][place] = min(calmest[method][place], took)
         done = {
             method: _turn(method, answers[method], seconds[method], before[method], contenders[method].counts())
             for method in METHODS
@@ -275,12 +282,10 @@ def measure(
         same = same and all(texts[method] == texts["none"] for method in METHODS)
         if number:  # the first round warms up: costs and acceptance are learned in it
             turns.append([done[method] for method in METHODS])
-            for method in METHODS:
-                took = (answer.last_s - answer.first_s for answer in answers[method])
-                calmest[method] = [min(pair) for pair in zip(calmest[method], took, strict=True)]
     return {
         "tokens_per_s": {
-            method: statistics.median(turn[at].tokens_per_s for turn in turns) for at, method in enumerate(METHODS)
+            method: round(statistics.median(turn[at].tokens_per_s for turn in turns), 1)
+            for at, method in enumerate(METHODS)
         },
         "ratio": {
             method: round(statistics.median(turn[at].tokens_per_s / turn[0].tokens_per_s for turn in turns), 3)
@@ -291,31 +296,32 @@ def measure(
             method: round(statistics.median(turn[0].seconds / turn[at].seconds for turn in turns), 3)
             for at, method in enumerate(METHODS)
         },
-        "acceptance": {
-            method: round(
-                sum(turn[at].accepted for turn in turns) / max(1, sum(turn[at].proposed for turn in turns)), 3
-            )
-            for at, method in enumerate(METHODS)
-        },
+        "acceptance": {method: _acceptance([turn[at] for turn in turns]) for at, method in enumerate(METHODS)},
         "tokens": turns[0][0].tokens,
         "same_answers": same,
         "turns": [[asdict(turn) for turn in round_] for round_ in turns],
     }
 
 
+def _acceptance(turns: Sequence[Turn]) -> float | None:
+    proposed = sum(turn.proposed or 0 for turn in turns)
+    return round(sum(turn.accepted or 0 for turn in turns) / proposed, 3) if proposed else None
+
+
 def _turn(
-    method: str, answers: Sequence[Answer], seconds: float, before: tuple[int, int], after: tuple[int, int]
+    method: str,
+    answers: Sequence[Answer],
+    seconds: float,
+    before: tuple[int, int] | None,
+    after: tuple[int, int] | None,
 ) -> Turn:
     decoded = sum(len(one.token_ids) - one.first_piece for one in answers)
     decode_s = sum(one.last_s - one.first_s for one in answers)
-    return Turn(
-        method,
-        round(decoded / decode_s, 2),
-        round(seconds, 4),
-        sum(len(one.token_ids) for one in answers),
-        after[0] - before[0],
-        after[1] - before[1],
+    proposed, accepted = (
+        (None, None) if before is None or after is None else (after[0] - before[0], after[1] - before[1])
     )
+    tokens = sum(len(one.token_ids) for one in answers)
+    return Turn(method, round(decoded / decode_s, 2), round(seconds, 4), tokens, proposed, accepted)
 
 
 @contextlib.contextmanager
@@ -342,8 +348,8 @@ def serving(repository: Path) -> Iterator[Client]:
                 server.kill()
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure everything that was asked for."""
+def run(options: argparse.Namespace) -> None:
+    """Measure everything that was asked for, and write each figure when it is there."""
     repository = prepare(options.cache, options.precision, rebuild=options.rebuild)
     results: dict[str, Any] = {}
     work = {workload: jobs(workload, options.questions) for workload in options.workloads}
@@ -354,18 +360,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             for workload in options.workloads:
                 result = measure(contenders, work[workload], options.rounds)
                 results.setdefault(where, {}).setdefault(model, {})[workload] = result
-                print(
-                    f"{where:6} {model:5} {workload:12} "
-                    + "  ".join(f"{method} {result['tokens_per_s'][method]:7.1f}/s" for method in METHODS)
-                    + "  ratio "
-                    + " ".join(f"{result['ratio'][method]:.2f}" for method in METHODS[1:])
-                    + "  calmest "
-                    + " ".join(f"{result['ratio_of_calmest'][method]:.2f}" for method in METHODS[1:])
-                    + "  kept "
-                    + " ".join(f"{result['acceptance'][method]:.2f}" for method in METHODS[1:])
-                    + ("" if result["same_answers"] else "  ANSWERS DIFFER"),
-                    flush=True,
-                )
+                write(options, repository, results)
+                print(f"{where:6} {model:5} {workload:12} {_line(result)}", flush=True)
             for contender in contenders.values():
                 if isinstance(contender, EngineContender):
                     contender.engine.stop()
@@ -375,18 +371,41 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if "served" in options.where:
         with serving(repository) as client:
             measure_all("served", lambda name: ServedContender(client, name))
-    graph = served_graph(newest_version(repository / "large_none"))
-    return {
+
+
+def _line(result: dict[str, Any]) -> str:
+    """A workload's figures in words."""
+    guessing = METHODS[1:]
+    parts = [f"{method} {result['tokens_per_s'][method]:.1f}/s" for method in METHODS]
+    parts += [
+        f"{name} " + " ".join(f"{result[name][method]:.2f}" for method in guessing)
+        for name in ("ratio", "ratio_of_seconds_in_all", "ratio_of_calmest")
+    ]
+    parts.append("acceptance " + " ".join(str(result["acceptance"][method]) for method in guessing))
+    return "  ".join(parts) + ("" if result["same_answers"] else "  ANSWERS DIFFER")
+
+
+def write(options: argparse.Namespace, repository: Path, results: dict[str, Any]) -> None:
+    """Write what was measured; what an earlier run measured and this one did not stays in the file."""
+    if options.output.is_file():
+        merged = json.loads(options.output.read_text(encoding="utf-8"))["results"]
+        for where, models in results.items():
+            for model, workloads in models.items():
+                merged.setdefault(where, {}).setdefault(model, {}).update(workloads)
+        results = merged
+    report = {
         "machine": machine.describe(),
         "versions": machine.versions(["onnxruntime", "numpy"]),
         "commit": machine.commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "precision": options.precision,
-        "graph": graph,
+        "graph": served_graph(newest_version(repository / "large_none")),
         "threads": len(os.sched_getaffinity(0)),
         "deep": {"layers": DEEP_LAYERS, "intermediate": DEEP_INTERMEDIATE},
         "results": results,
     }
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -406,15 +425,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, default=machine.ROOT / ".bench" / "speculation")
     parser.add_argument("--output", type=Path, default=RESULT, help="JSON to write (default: %(default)s)")
     options = parser.parse_args(argv)
-    result = run(options)
-    if options.output.is_file():  # what was not measured now stays
-        old = json.loads(options.output.read_text(encoding="utf-8"))["results"]
-        for where, models in result["results"].items():
-            for model, workloads in models.items():
-                old.setdefault(where, {}).setdefault(model, {}).update(workloads)
-        result["results"] = old
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    run(options)
     print(options.output)
     return 0
 
