@@ -93,8 +93,10 @@ class Stepper:
             self._speculator.forget(sequence)
 
     def close(self) -> None:
-        """End the threads that compute masks."""
+        """End the threads that compute masks, and let go of what the speculator holds."""
         self._masks.close()
+        if self._speculator is not None:
+            self._speculator.close()
 
     def _add_drafts(self, decoding: Rows[Sequence]) -> None:
         """Tokens that a grammar forces are tried first: each is certain. Others are guessed."""
