@@ -66,7 +66,7 @@ def test_the_demos_bundle_is_valid_and_its_sources_are_there() -> None:
         ("repository = 3\n" + MODEL, ["repository is 3", "text"]),
         (MODEL + 'presicion = "int8"\n', ["models[0].presicion", "did you mean 'precision'"]),
         (MODEL + 'precision = "int7"\n', ["models[0].precision is 'int7'", "int8"]),
-        (MODEL + 'dialect = "cuda"\n', ["models[0].dialect is 'cuda'", "cpu, portable"]),
+        (MODEL + 'dialect = "rocm"\n', ["models[0].dialect is 'rocm'", "cpu, portable, cuda"]),
         (MODEL.replace("generate", "embed") + 'dialect = "cpu"\n', ["models[0].dialect is not a known key"]),
         (MODEL + "limits = { max_bach = 3 }\n", ["models[0].limits.max_bach", "did you mean 'max_batch'"]),
         (MODEL + 'profile = "fast"\n', ["models[0].profile is 'fast'", "latency, throughput"]),

@@ -199,11 +199,12 @@ def test_any_schedule_gives_the_same_bits(lengths: list[int], sizes: list[int], 
     turn = itertools.cycle(sizes)
     while any(at[number] < len(prompt) for number, prompt in enumerate(prompts)):
         rows = []
-        for number, prompt in enumerate(prompts):
-            size = next(turn)
-            rows.append((number, prompt[at[number] : at[number] + size]))
+        counts = [next(turn) for _ in prompts]
+        if not any(count and at[number] < len(prompts[number]) for number, count in enumerate(counts)):
+            counts = [1] * len(prompts)  # else the same turns could come again for ever, and all be empty
+        for number, (prompt, count) in enumerate(zip(prompts, counts, strict=True)):
+            rows.append((number, prompt[at[number] : at[number] + count]))
             at[number] += len(rows[-1][1])
-        next(turn)  # so that no sequence gets a size of 0 for ever
         for (number, _), context in zip(rows, sequences.step(rows), strict=True):
             found[number].append(context)
     for number, prompt in enumerate(prompts):
