@@ -10,6 +10,7 @@ from fathom_client import Client
 from fathom_server import metric_names as names
 
 MODEL = "chat_int8"
+IDLE = {names.REQUESTS_RUNNING: 0.0, names.REQUESTS_WAITING: 0.0, names.KV_CACHE_USAGE: 0.0}
 
 
 def read(server: FathomServe) -> dict[str, float]:
@@ -25,36 +26,52 @@ def read(server: FathomServe) -> dict[str, float]:
     return samples
 
 
-def settled(server: FathomServe, name: str, value: float) -> dict[str, float]:
-    """The samples once one of them has come to a value; what is not urgent is written with some delay."""
+def settled(server: FathomServe, expected: dict[str, float]) -> dict[str, float]:
+    """The samples once each of ``expected`` has its value; they are written one by one, and not all at once."""
     deadline = time.monotonic() + 30
-    while (samples := read(server)).get(name) != value:
-        assert time.monotonic() < deadline, f"{name} is {samples.get(name)}, not {value}"
+    while not expected.items() <= (samples := read(server)).items():
+        wrong = {name: samples.get(name) for name, value in expected.items() if samples.get(name) != value}
+        assert time.monotonic() < deadline, f"{wrong}, not {expected}"
         time.sleep(0.05)
     return samples
 
 
+def at_rest(server: FathomServe) -> dict[str, float]:
+    """The samples once nothing runs and nothing of what ran before is still to be written."""
+    samples = settled(server, IDLE)
+    while (later := read_later(server)) != samples:
+        samples = later
+    return samples
+
+
+def read_later(server: FathomServe) -> dict[str, float]:
+    """The samples after what was due has been written."""
+    time.sleep(1)
+    return read(server)
+
+
 def test_counters_and_histograms_follow_the_requests(server: FathomServe, client: Client) -> None:
     """Three answers of ten tokens add thirty tokens, three ends and three observations of each time."""
-    before = read(server)
-    for turn in range(3):
-        client.generate(MODEL, f"Count: {turn}", max_tokens=10, ignore_eos=True)
-    generated = names.GENERATION_TOKENS
-    after = settled(server, generated, before.get(generated, 0) + 30)
-    ends = f"{names.REQUEST_ENDS}{{{names.FINISHED_REASON}=length}}"
-    assert after[ends] - before.get(ends, 0) == 3
-    for name in (
+    times = (
         names.TIME_TO_FIRST_TOKEN,
         names.INTER_TOKEN_LATENCY,
         names.END_TO_END_LATENCY,
         names.QUEUE_TIME,
         names.PREFILL_TIME,
         names.DECODE_TIME,
-    ):
-        assert after[f"{name}_count"] - before[f"{name}_count"] == 3
-        assert after[f"{name}_bucket{{le=+Inf}}"] == after[f"{name}_count"]
+    )
+    before = at_rest(server)
+    for turn in range(3):
+        client.generate(MODEL, f"Count: {turn}", max_tokens=10, ignore_eos=True)
+    added = {
+        names.GENERATION_TOKENS: 30,
+        f"{names.REQUEST_ENDS}{{{names.FINISHED_REASON}=length}}": 3,
+        **{f"{name}_count": 3 for name in times},
+        **{f"{name}_bucket{{le=+Inf}}": 3 for name in times},
+    }
+    after = settled(server, {name: before.get(name, 0) + count for name, count in added.items()} | IDLE)
+    for name in times:
         assert after[f"{name}_sum"] > before[f"{name}_sum"] or name == names.QUEUE_TIME
-    assert after[names.REQUESTS_RUNNING] == after[names.REQUESTS_WAITING] == after[names.KV_CACHE_USAGE] == 0
 
 
 def test_every_name_is_on_the_port(server: FathomServe, client: Client) -> None:
@@ -77,9 +94,9 @@ def test_gauges_show_what_runs(server: FathomServe, client: Client, count: int) 
     try:
         for stream in streams:
             next(iter(stream))
-        samples = settled(server, names.REQUESTS_RUNNING, count)
+        samples = settled(server, {names.REQUESTS_RUNNING: count})
         assert 0 < samples[names.KV_CACHE_USAGE] <= 1
     finally:
         for stream in streams:
             stream.close()
-    settled(server, names.REQUESTS_RUNNING, 0)
+    settled(server, {names.REQUESTS_RUNNING: 0})
