@@ -15,6 +15,11 @@ class RequestRecord:
     ``response_tokens`` go together: when each response arrived and how many output tokens the server said it carries
     (a vector answer is one response of 0 tokens). The token totals are the server's own. ``error_kind`` is None for
     a request that succeeded.
+
+    ``intended_ns`` is when a request of an open loop was due, at or before ``start_ns``; None in a closed loop. ``task`` is
+    the scenario's name for what was asked, ``model`` who was asked. ``conversation`` and ``turn`` (from 0) tell the
+    requests of one chat apart from the others; None and 0 outside. ``cancelled`` means that the scenario itself left
+    the answer before its end: no error, ``response_ns`` and ``num_output_tokens`` are of what had come.
     """
 
     stage: int
@@ -28,6 +33,17 @@ class RequestRecord:
     finish_reason: str | None = None
     error_kind: str | None = None
     error_message: str | None = None
+    intended_ns: int | None = None
+    task: str = ""
+    model: str = ""
+    conversation: int | None = None
+    turn: int = 0
+    cancelled: bool = False
+
+    @property
+    def due_ns(self) -> int:
+        """When the request should have been sent: what a caller waits from, SLOs included."""
+        return self.start_ns if self.intended_ns is None else self.intended_ns
 
     @property
     def succeeded(self) -> bool:
