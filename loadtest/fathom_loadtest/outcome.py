@@ -15,8 +15,8 @@ class StageRun:
     """One stage as it went. ``unfinished`` requests were under way when it was cut short; no figure counts them.
 
     ``users`` is how many requests were under way at most. The load that was offered is ``rate`` (requests/s, the mean
-    over the stage) in an open loop and a trace, and ``users`` where ``rate`` is None (closed loop). ``late`` requests of
-    an open loop found ``users`` others under way when they were due, and were sent after their intended time.
+    over the stage) in an open loop and a trace, and ``users`` where ``rate`` is None (closed loop). ``late`` requests
+    of an open loop found ``users`` others under way when they were due, and were sent after their intended time.
     ``attainment`` is the share of requests that met all SLOs, which a sweep goes by; None elsewhere.
     """
 

@@ -16,10 +16,10 @@ class RequestRecord:
     (a vector answer is one response of 0 tokens). The token totals are the server's own. ``error_kind`` is None for
     a request that succeeded.
 
-    ``intended_ns`` is when a request of an open loop was due, at or before ``start_ns``; None in a closed loop. ``task`` is
-    the scenario's name for what was asked, ``model`` who was asked. ``conversation`` and ``turn`` (from 0) tell the
-    requests of one chat apart from the others; None and 0 outside. ``cancelled`` means that the scenario itself left
-    the answer before its end: no error, ``response_ns`` and ``num_output_tokens`` are of what had come.
+    ``intended_ns`` is when a request of an open loop was due, at or before ``start_ns``; None in a closed loop.
+    ``task`` is the scenario's name for what was asked, ``model`` who was asked. ``conversation`` and ``turn`` (from 0)
+    tell the requests of one chat apart from the others; None and 0 outside. ``cancelled`` means that the scenario
+    itself left the answer before its end: no error, ``response_ns`` and ``num_output_tokens`` are of what had come.
     """
 
     stage: int
