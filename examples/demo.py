@@ -62,7 +62,7 @@ def main() -> int:
         _show_answers(client)
         _step("Measure: Locust over streaming gRPC, 1, 4 and 16 users")
         _run(
-            *("fathom-load", "--url", f"127.0.0.1:{ports['grpc']}", "--model", "chat", "--task", "chat"),
+            *("fathom-load", "run", "--url", f"127.0.0.1:{ports['grpc']}", "--model", "chat", "--task", "chat"),
             *("--prompts", str(_prompt_set()), "--users", "1,4,16", "--duration-s", "8"),
             *("--output", str(REPORT)),
         )

@@ -4,13 +4,14 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from datetime import datetime
-from pathlib import Path
-from typing import NoReturn
+from importlib import import_module
+from typing import Final, NoReturn
 
 from fathom_loadtest import __version__
-from fathom_loadtest.errors import LoadTestError, ScenarioError, ServerError
-from fathom_loadtest.scenario import SLO_NAMES, TASKS, Length, Scenario, Slo
+from fathom_loadtest.errors import LoadTestError, ServerError
+
+COMMANDS: Final = ("run",)
+"""The subcommands, modules of ``fathom_loadtest.commands``, in the order in which help shows them."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -20,39 +21,16 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of ``fathom-load``."""
-    parser = _Parser(
-        prog="fathom-load",
-        description="Load test of a model on Triton over gRPC: a closed loop of users, exact figures, a report.",
-        epilog="Exit status: 0 measured; 1 server away or lost, all requests failed, or too many; 2 wrong arguments; "
-        "130 interrupted (the report is written nevertheless).",
-    )
-    add = parser.add_argument
-    add("--version", action="version", version=f"%(prog)s {__version__}")
-    target = parser.add_argument_group("target")
-    target.add_argument("--url", default="localhost:8001", help="HOST:PORT of the gRPC endpoint (default %(default)s)")
-    target.add_argument("--model", required=True, help="name of the model")
-    target.add_argument("--task", default="generate", choices=TASKS, help="what is asked of it (default %(default)s)")
-    load = parser.add_argument_group("load")
-    load.add_argument("--users", default="1", help="users at once; a list makes a stage of each: 1,4,16 (default 1)")
-    load.add_argument("--duration-s", type=float, help="seconds in which requests start, a stage (default 30)")
-    load.add_argument("--requests", type=int, help="requests a stage, in place of --duration-s")
-    load.add_argument("--warmup-requests", type=int, default=1, help="uncounted requests a user (default %(default)s)")
-    load.add_argument("--timeout-s", type=float, default=60.0, help="limit of one request (default %(default)g)")
-    content = parser.add_argument_group("content")
-    content.add_argument("--prompts", type=Path, help='JSONL file of {"prompt": …} or {"messages": […]}')
-    content.add_argument("--input-tokens", type=int, help="synthetic prompts of so many tokens (mean)")
-    content.add_argument("--input-tokens-stddev", type=float, default=0.0, help="their standard deviation (default 0)")
-    content.add_argument("--output-tokens", type=int, help="max_tokens of each request (mean)")
-    content.add_argument("--output-tokens-stddev", type=float, default=0.0, help="its standard deviation (default 0)")
-    content.add_argument("--ignore-eos", action="store_true", help="ask the model to go on to max_tokens")
-    content.add_argument("--temperature", type=float, help="sampling temperature (the server's default: greedy)")
-    content.add_argument("--seed", type=int, default=0, help="of prompts and lengths (default %(default)s)")
-    judgement = parser.add_argument_group("report")
-    judgement.add_argument("--slo", help=f"objectives for goodput, NAME=MS,… of {', '.join(SLO_NAMES)}")
-    judgement.add_argument(
-        "--fail-on-error-rate", type=float, help="exit 1 above this share of failed requests, 0 to 1"
-    )
-    judgement.add_argument("--output", type=Path, help="folder (default reports/TIME-MODEL)")
+    parser = _Parser(prog="fathom-load", description="Load tests of models on Triton over gRPC, and what came of them.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        module = import_module(f"fathom_loadtest.commands.{name}")
+        command = commands.add_parser(
+            name, help=module.HELP, description=f"{module.HELP[:1].upper()}{module.HELP[1:]}."
+        )
+        module.add_arguments(command)
+        command.set_defaults(main=module.main)
     return parser
 
 
@@ -61,23 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = build_parser().parse_args(arguments)
     try:
-        scenario = _scenario(options)
-        rate = options.fail_on_error_rate
-        if rate is not None and not 0 <= rate <= 1:
-            raise ScenarioError(f"--fail-on-error-rate {rate} is out of range; it is a share between 0 and 1")
-        prompt_set = None
-        if scenario.prompt_file is not None:
-            from fathom_loadtest.prompts import load_prompt_set
-
-            prompt_set = load_prompt_set(scenario)
-        output = options.output or _default_output(scenario.model)
-
-        from fathom_loadtest.process import make_cooperative
-
-        make_cooperative()
-        from fathom_loadtest.session import run_session
-
-        return run_session(scenario, prompt_set, output, shlex.join(["fathom-load", *arguments]), rate)
+        return int(options.main(options, shlex.join(["fathom-load", *arguments])))
     except ServerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -86,42 +48,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-
-
-def _scenario(options: argparse.Namespace) -> Scenario:
-    try:
-        users = tuple(int(number) for number in options.users.split(","))
-    except ValueError:
-        raise ScenarioError(f"--users {options.users!r} is no number or list of numbers such as 1,4,16") from None
-    duration_s = options.duration_s
-    if duration_s is None and options.requests is None:
-        duration_s = 30.0
-    return Scenario(
-        url=options.url,
-        model=options.model,
-        task=options.task,
-        users=users,
-        duration_s=duration_s,
-        requests=options.requests,
-        warmup_requests=options.warmup_requests,
-        timeout_s=options.timeout_s,
-        prompt_file=options.prompts,
-        input_tokens=_length("input", options.input_tokens, options.input_tokens_stddev),
-        output_tokens=_length("output", options.output_tokens, options.output_tokens_stddev),
-        temperature=options.temperature,
-        ignore_eos=options.ignore_eos,
-        seed=options.seed,
-        slos=Slo.parse(options.slo) if options.slo is not None else (),
-    )
-
-
-def _length(name: str, mean: int | None, stddev: float) -> Length | None:
-    if mean is None:
-        if stddev:
-            raise ScenarioError(f"--{name}-tokens-stddev needs --{name}-tokens")
-        return None
-    return Length(mean, stddev)
-
-
-def _default_output(model: str) -> Path:
-    return Path("reports") / f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-{model.replace('/', '-')}"

@@ -23,7 +23,7 @@ def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert loaded.stdout.strip() == ""
-    shown = fathom_load(["--help"], tmp_path)
+    shown = fathom_load(["run", "--help"], tmp_path)
     assert shown.returncode == 0
     assert "--users" in shown.stdout
 
@@ -60,7 +60,7 @@ def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
 )
 def test_wrong_arguments_are_one_line_and_exit_2(arguments: list[object], complaint: str, tmp_path: Path) -> None:
     """The line names the argument and its value; there is no traceback and no report."""
-    done = fathom_load(arguments, tmp_path)
+    done = fathom_load(["run", *arguments], tmp_path)
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     assert done.stderr.startswith("error: ")
@@ -71,7 +71,7 @@ def test_wrong_arguments_are_one_line_and_exit_2(arguments: list[object], compla
 
 def test_a_server_that_is_away_is_one_line_and_exit_1(tmp_path: Path) -> None:
     """The line names the address that nobody answers at."""
-    done = fathom_load(["--url", "127.0.0.1:1", "--model", "chat", "--input-tokens", 5], tmp_path)
+    done = fathom_load(["run", "--url", "127.0.0.1:1", "--model", "chat", "--input-tokens", 5], tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("error: cannot test 'chat' at 127.0.0.1:1: ")
     assert done.stderr.count("\n") == 1
@@ -80,9 +80,8 @@ def test_a_server_that_is_away_is_one_line_and_exit_1(tmp_path: Path) -> None:
 
 def test_a_process_that_has_loaded_grpc_is_refused(tmp_path: Path) -> None:
     """Where gRPC came before gevent every call would block all users, so nothing is started."""
-    code = (
-        "import grpc, fathom_loadtest.cli as cli; raise SystemExit(cli.main(['--model', 'm', '--input-tokens', '5']))"
-    )
+    code = "import grpc, fathom_loadtest.cli as cli; raise SystemExit(cli.main(%r))"
+    code %= ["run", "--model", "m", "--input-tokens", "5"]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=60)
     assert done.returncode == 2
     assert "gRPC was loaded before gevent" in done.stderr

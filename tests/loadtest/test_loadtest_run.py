@@ -37,7 +37,7 @@ class Finished:
 
 def start(server: "Triton", output: Path, arguments: Sequence[object]) -> "subprocess.Popen[str]":
     """Start the command."""
-    command = [sys.executable, "-m", "fathom_loadtest", "--url", server.url, "--output", str(output)]
+    command = [sys.executable, "-m", "fathom_loadtest", "run", "--url", server.url, "--output", str(output)]
     command += map(str, arguments)
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=output.parent)
 
