@@ -4,6 +4,8 @@ LoadTestError
 ├── ScenarioError      flags that contradict each other or are out of range
 ├── PromptSetError     a prompt file is missing, empty or malformed; names file and line
 ├── OutputError        the report's folder cannot be written
+├── ReportFileError    a report that should be read is missing, damaged or of another version
+├── ComparisonError    two runs that cannot be compared: their workloads differ
 └── ServerError        the server or the model cannot be reached, or refuses the run before it starts
 """
 
@@ -26,3 +28,11 @@ class OutputError(LoadTestError):
 
 class ServerError(LoadTestError):
     """The server or the model cannot be reached, or refuses the run before it starts."""
+
+
+class ReportFileError(LoadTestError):
+    """A report that should be read is missing, damaged or of another version."""
+
+
+class ComparisonError(LoadTestError):
+    """Two runs that cannot be compared: their workloads differ, or no stage is in both."""

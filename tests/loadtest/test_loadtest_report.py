@@ -139,7 +139,7 @@ def test_json_holds_every_figure_at_full_precision(tmp_path: Path) -> None:
         assert written["figures"] == computed
         assert written["generator"] == asdict(stage.generator)
         assert written["warnings"] == list(stage.warnings)
-    assert read["schema"] == "fathom-loadtest/1"
+    assert read["schema"] == "fathom-loadtest/2"
     assert read["scenario"]["users"] == [2, 8]
     assert read["environment"]["versions"] == report.environment.versions
     assert set(read["definitions"]) == {figure.name for figure in (*DISTRIBUTIONS, *TOTALS)}

@@ -12,15 +12,30 @@ from fathom_loadtest.outcome import Ending, Run
 from fathom_loadtest.recorder import RequestRecord
 from fathom_loadtest.scenario import Scenario
 
-SCHEMA: Final = "fathom-loadtest/1"
+SCHEMA: Final = "fathom-loadtest/2"
+READABLE_SCHEMAS: Final = ("fathom-loadtest/1", SCHEMA)
+"""What ``compare`` and ``gate`` read; version 1 had closed loops alone, whose stages bear no name."""
+
+
+def stage_label(name: str, users: int, rate: float | None) -> str:
+    """Call a stage by its load, "8 users" or "20 requests/s", behind its name where it has one."""
+    load = f"{rate:.4g} requests/s" if rate is not None else f"{users} user{'' if users == 1 else 's'}"
+    return f"{name}, {load}" if name else load
 
 
 @dataclass(frozen=True, slots=True)
 class StageReport:
-    """One stage: its figures, its records, and how the generator fared. Times are ``perf_counter_ns`` of the run."""
+    """One stage: its figures, its records, and how the generator fared. Times are ``perf_counter_ns`` of the run.
+
+    ``name``, ``users``, ``rate``, ``late`` and ``attainment`` are those of ``StageRun``.
+    """
 
     stage: int
+    name: str
     users: int
+    rate: float | None
+    late: int
+    attainment: float | None
     opened_ns: int
     closed_ns: int
     unfinished: int
@@ -29,9 +44,16 @@ class StageReport:
     warnings: tuple[str, ...]
     records: tuple[RequestRecord, ...]
 
+    @property
+    def label(self) -> str:
+        """What the stage is called in tables and plots."""
+        return stage_label(self.name, self.users, self.rate)
+
     def to_json(self) -> dict[str, Any]:
         """Everything but the records, which have a file of their own."""
-        fields = ("stage", "users", "opened_ns", "closed_ns", "unfinished", "warnings")
+        fields = (
+            "stage", "name", "users", "rate", "late", "attainment", "opened_ns", "closed_ns", "unfinished", "warnings",
+        )  # fmt: skip
         figures = asdict(self.figures)
         del figures["warnings"]
         own = {name: getattr(self, name) for name in fields}
@@ -40,7 +62,11 @@ class StageReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One run. ``started_at`` is ISO 8601 in UTC; ``target`` is what the server said of itself and the model."""
+    """One run.
+
+    ``started_at`` is ISO 8601 in UTC; ``target`` is what the server said of itself and the model; ``knee`` is, after a
+    sweep, the number of the stage with the highest load that kept the SLOs.
+    """
 
     scenario: Scenario
     started_at: str
@@ -50,6 +76,7 @@ class Report:
     target: dict[str, str]
     environment: RunEnvironment
     stages: tuple[StageReport, ...]
+    knee: int | None = None
 
     @property
     def shown_distributions(self) -> tuple[Figure, ...]:
@@ -74,6 +101,7 @@ class Report:
             "command": self.command,
             "ending": self.ending,
             "ending_message": self.ending_message,
+            "knee": self.knee,
             "scenario": self.scenario.to_json(),
             "target": self.target,
             "environment": asdict(self.environment),
@@ -98,7 +126,11 @@ def build_report(
         stages.append(
             StageReport(
                 stage=stage.stage,
+                name=stage.name,
                 users=stage.users,
+                rate=stage.rate,
+                late=stage.late,
+                attainment=stage.attainment,
                 opened_ns=stage.opened_ns,
                 closed_ns=stage.closed_ns,
                 unfinished=stage.unfinished,
@@ -121,6 +153,7 @@ def build_report(
         target=target,
         environment=environment,
         stages=tuple(stages),
+        knee=run.knee,
     )
 
 
