@@ -36,8 +36,7 @@ from benchmarks.peers.workers.fathom_worker import answer_jobs
 from benchmarks.peers.workers.line_protocol import Answer, Job
 from benchmarks.peers.workload import FIRST_TOKEN, Workload
 
-from fathom_client import AsyncClient
-from fathom_server import metric_names
+from fathom_client import AsyncClient, metric_names
 
 RESULTS: Final = machine.ROOT / "benchmarks" / "results"
 PROFILE: Final = "throughput"

@@ -2,34 +2,14 @@
 
 from bisect import bisect_left
 from dataclasses import dataclass, field
-from typing import Final
 
-SECONDS: Final = (
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    5.0,
-    10.0,
-    30.0,
-    60.0,
-    120.0,
-    300.0,
-)
-"""Upper bounds of the buckets of every histogram of times."""
+from fathom_client.metric_names import BUCKET_BOUNDS_S
 
 
 class Histogram:
     """Times in seconds by bucket, as Prometheus has them: ``counts[i]`` lie above bound i - 1 and up to bound i."""
 
-    def __init__(self, bounds: tuple[float, ...] = SECONDS) -> None:
+    def __init__(self, bounds: tuple[float, ...] = BUCKET_BOUNDS_S) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0

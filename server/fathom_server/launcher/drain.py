@@ -13,11 +13,11 @@ import time
 from dataclasses import dataclass, field
 from typing import Final
 
+from fathom_client.metric_names import REQUESTS_RUNNING, REQUESTS_WAITING
 from fathom_server.launcher.ports import Ports
 from fathom_server.launcher.process import Exited, SignalReceived, TritonProcess
 from fathom_server.launcher.readiness import get
 from fathom_server.launcher.triton_log import LiveModels, ModelsInFlight, ModelUnloaded, say
-from fathom_server.metric_names import REQUESTS_RUNNING, REQUESTS_WAITING
 
 POLL_S: Final = 0.5
 SETTLE_S: Final = 2.0

@@ -6,12 +6,12 @@ waits for them, the rest at most every ``INTERVAL_S`` while there are requests, 
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Final
 
 import triton_python_backend_utils as pb_utils
 
-from fathom_server import metric_names as names
+from fathom_client import metric_names as names
 from fathom_server.engine.engine import Engine, EngineLoad
 from fathom_server.engine.metrics import EngineMetrics, Histogram
 
@@ -19,27 +19,6 @@ INTERVAL_S: Final = 0.5
 
 Series = tuple[str, tuple[tuple[str, str], ...]]
 """A family's name and the labels of one of its series."""
-
-_HELP: Final[Mapping[str, str]] = {
-    names.REQUESTS_RUNNING: "Requests whose answers are being generated",
-    names.REQUESTS_WAITING: "Requests that wait for their turn",
-    names.KV_CACHE_USAGE: "Share of the KV cache's blocks that requests hold, 0 to 1",
-    names.PREFIX_CACHE_QUERIES: "Prompt tokens looked for in the KV cache",
-    names.PREFIX_CACHE_HITS: "Prompt tokens found in the KV cache",
-    names.PROMPT_TOKENS: "Prompt tokens of admitted requests",
-    names.GENERATION_TOKENS: "Tokens generated",
-    names.PREEMPTIONS: "Sequences that gave up their blocks to others and were computed again",
-    names.DRAFT_TOKENS: "Tokens tried ahead",
-    names.ACCEPTED_TOKENS: "Tokens tried ahead that came true",
-    names.REQUEST_ENDS: "Answers that ended, and requests that failed, by reason",
-    names.TIME_TO_FIRST_TOKEN: "Time from arrival to the first token",
-    names.INTER_TOKEN_LATENCY: "Mean time between an answer's tokens, one value a request",
-    names.END_TO_END_LATENCY: "Time from arrival to the last token",
-    names.QUEUE_TIME: "Time from arrival to admission",
-    names.PREFILL_TIME: "Time from admission to the first token",
-    names.DECODE_TIME: "Time from the first token to the last",
-    names.STEP_TIME: "Time of one step of the model, by kind",
-}
 
 
 class MetricsExport:
@@ -98,7 +77,7 @@ class MetricsExport:
             if family is None:
                 kind = pb_utils.MetricFamily.GAUGE if gauge else pb_utils.MetricFamily.COUNTER
                 base = name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count")
-                family = pb_utils.MetricFamily(name=name, description=_HELP[base], kind=kind)
+                family = pb_utils.MetricFamily(name=name, description=names.HELP[base], kind=kind)
                 self._families[name] = family
             metric = family.Metric(labels={"model": self._model, **dict(labels)})
             self._metrics[series] = metric
