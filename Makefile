@@ -19,7 +19,8 @@ $(STAMP): constraints.txt pyproject.toml $(PROJECTS)
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "Fathom needs Python 3.11 to 3.13; set PYTHON=...")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable client --editable 'server[cpu,embedded]' \
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable client \
+		--editable 'server[cpu,embedded,gateway]' \
 		--editable 'export[torch]' --editable loadtest --group dev
 	@touch $@
 

@@ -1,0 +1,79 @@
+"""What is known of one request while it runs: the middleware and the routes write it, log, metrics and limits read it."""
+
+import re
+import time
+import uuid
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+ANONYMOUS: Final = "anonymous"
+"""The key's name where the gateway asks for no keys."""
+
+UNKNOWN: Final = "unknown"
+"""The key's name of a request whose key was missing or wrong."""
+
+REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+"""What a caller's ``x-request-id`` may be; anything else is replaced, since it goes into logs and headers."""
+
+TRACE_HEADERS: Final = ("traceparent", "tracestate")
+"""W3C trace context (https://www.w3.org/TR/trace-context/)."""
+
+_TRACE_VALUE: Final = re.compile(r"[ -~]{1,1024}")
+_STATE: Final = "record"
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """One HTTP request. Times are of ``time.perf_counter``.
+
+    ``key_name`` is None until the key has been accepted. ``status`` is 0 until the answer begins. ``first_output_s`` is
+    when the first bytes of a streamed answer went out. ``rejected`` is why the edge turned the request away.
+    """
+
+    request_id: str
+    method: str
+    path: str
+    route: str
+    address: str
+    trace_context: Mapping[str, str]
+    begun_s: float = field(default_factory=time.perf_counter)
+    key_name: str | None = None
+    model: str | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    status: int = 0
+    is_stream: bool = False
+    has_hung_up: bool = False
+    first_output_s: float | None = None
+    rejected: str | None = None
+    error_code: str | None = None
+    prompt: str | None = None
+
+    @property
+    def client(self) -> str | None:
+        """On whose behalf the engine works: the key's name, so that keys take turns; None where there are no keys."""
+        return None if self.key_name == ANONYMOUS else self.key_name
+
+
+def begin_record(scope: MutableMapping[str, Any], route: str) -> RequestRecord:
+    """Make the record of an ASGI HTTP scope and leave it there for ``record_of``."""
+    headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+    given = headers.get(b"x-request-id", "")
+    context = {name: headers.get(name.encode(), "") for name in TRACE_HEADERS}
+    record = RequestRecord(
+        request_id=given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex,
+        method=scope["method"],
+        path=scope["path"],
+        route=route,
+        address=(scope.get("client") or ("",))[0],
+        trace_context={name: value for name, value in context.items() if _TRACE_VALUE.fullmatch(value)},
+    )
+    scope.setdefault("state", {})[_STATE] = record
+    return record
+
+
+def record_of(scope: Mapping[str, Any]) -> RequestRecord:
+    """The record of a request's scope."""
+    record: RequestRecord = scope["state"][_STATE]
+    return record

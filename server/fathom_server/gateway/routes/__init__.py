@@ -1,0 +1,1 @@
+"""The API's endpoints, a file each; every one gives a ``router``."""

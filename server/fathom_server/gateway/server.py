@@ -1,0 +1,98 @@
+"""The gateway as a process: it listens, serves, and stops in order."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Iterator
+from types import FrameType
+from typing import Final
+
+import uvicorn
+
+from fathom_client import AsyncClient
+from fathom_client.errors import InvalidArgumentError
+from fathom_server.errors import SettingsError
+from fathom_server.gateway.app import create_app
+from fathom_server.gateway.settings import GatewaySettings
+
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+BACKLOG: Final = 2048
+
+
+def run(settings: GatewaySettings) -> int:
+    """Serve until a stop signal; returns the exit status: 0, or 1 if answers were cut off at the deadline.
+
+    On a signal no connection is taken any more, running answers finish for at most ``drain_s``; a second one ends
+    everything at once. Raises SettingsError for a target or an address that cannot be.
+    """
+    with contextlib.closing(_listen(settings.host, settings.port)) as listening:
+        return asyncio.run(_serve(settings, listening))
+
+
+async def _serve(settings: GatewaySettings, listening: socket.socket) -> int:
+    try:
+        client = AsyncClient(settings.target, timeout=settings.request_timeout_s)
+    except InvalidArgumentError as error:
+        raise SettingsError(f"target: {error}") from error
+    async with client:
+        server = _Server(
+            uvicorn.Config(
+                create_app(settings, client),
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                backlog=BACKLOG,
+                timeout_keep_alive=round(settings.keep_alive_s),
+                timeout_graceful_shutdown=round(settings.drain_s),
+            )
+        )
+        await server.serve(sockets=[listening])
+        return 1 if server.has_cut_off else 0
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which ends with a status instead of raising its stop signal once more."""
+
+    has_cut_off = False
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop in order on the first signal, at once on the second."""
+        before = {number: signal.signal(number, self.handle_exit) for number in STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Note a signal."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let answers finish; those that are left then are cut off."""
+        await super().shutdown(sockets)
+        self.has_cut_off = bool(self.server_state.tasks)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening address; raises SettingsError saying why there is none."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise SettingsError(f"host {host!r} cannot be listened on ({error.strerror})") from error
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(BACKLOG)
+    except OSError as error:
+        listening.close()
+        raise SettingsError(
+            f"port {port} on {host} cannot be listened on ({error.strerror}); choose another"
+        ) from error
+    listening.set_inheritable(True)
+    return listening
