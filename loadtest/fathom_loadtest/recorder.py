@@ -1,104 +1,169 @@
-"""What happened to each request, to the nanosecond: the one source of every figure."""
+"""Every request of a run on disk, and in bounded memory what its figures follow from."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import random
+import shutil
+import tempfile
+from array import array
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Final
 
+from fathom_loadtest.errors import OutputError
+from fathom_loadtest.metrics import StageTally
+from fathom_loadtest.record import RequestRecord
+from fathom_loadtest.scenario import Slo
 
-@dataclass(frozen=True, slots=True)
-class RequestRecord:
-    """One request, from the moment before it was sent to the moment its answer was whole or had failed.
+__all__ = ["Recorder", "RequestRecord", "load_records"]
 
-    Times are ``time.perf_counter_ns()`` of the generator: monotonic, comparable within one run. ``response_ns`` and
-    ``response_tokens`` go together: when each response arrived and how many output tokens the server said it carries
-    (a vector answer is one response of 0 tokens). The token totals are the server's own. ``error_kind`` is None for
-    a request that succeeded.
-
-    ``intended_ns`` is when a request of an open loop was due, at or before ``start_ns``; None in a closed loop.
-    ``task`` is the scenario's name for what was asked, ``model`` who was asked. ``conversation`` and ``turn`` (from 0)
-    tell the requests of one chat apart from the others; None and 0 outside. ``cancelled`` means that the scenario
-    itself left the answer before its end: no error, ``response_ns`` and ``num_output_tokens`` are of what had come.
-    """
-
-    stage: int
-    index: int
-    start_ns: int
-    end_ns: int
-    response_ns: tuple[int, ...] = ()
-    response_tokens: tuple[int, ...] = ()
-    num_input_tokens: int = 0
-    num_output_tokens: int = 0
-    finish_reason: str | None = None
-    error_kind: str | None = None
-    error_message: str | None = None
-    intended_ns: int | None = None
-    task: str = ""
-    model: str = ""
-    conversation: int | None = None
-    turn: int = 0
-    cancelled: bool = False
-
-    @property
-    def due_ns(self) -> int:
-        """When the request should have been sent: what a caller waits from, SLOs included."""
-        return self.start_ns if self.intended_ns is None else self.intended_ns
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether the whole answer came."""
-        return self.error_kind is None
-
-    @property
-    def content_ns(self) -> tuple[int, ...]:
-        """When the responses with content arrived: those that carry tokens, or all where none does."""
-        carrying = tuple(at for at, tokens in zip(self.response_ns, self.response_tokens, strict=True) if tokens)
-        return carrying or self.response_ns
-
-    def to_json(self) -> dict[str, Any]:
-        """Every field under its own name."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Self:
-        """Undo ``to_json``."""
-        times, tokens = tuple(fields["response_ns"]), tuple(fields["response_tokens"])
-        return cls(**{**fields, "response_ns": times, "response_tokens": tokens})
+SAMPLED: Final = 5_000
+"""So many records of a stage are picked at random where there are more; every one has the same chance."""
+_RECENT: Final = 10_000
+_NOT_STREAMED: Final = ("embed", "rerank", "classify")
 
 
 class Recorder:
-    """Collects the records of a run in the order in which requests end."""
+    """Collects the records of a run in the order in which requests end.
 
-    def __init__(self) -> None:
-        self._records: list[RequestRecord] = []
+    Each is written to ``path`` (a nameless temporary file without it) as a line of JSON and counted in its stage's
+    tally, so that an hour of load takes no more memory than a minute. ``slos`` are what goodput is judged by. Raises
+    OutputError where the file cannot be written.
+    """
+
+    def __init__(self, path: Path | None = None, slos: Sequence[Slo] = ()) -> None:
+        self._path = path
+        self._slos = tuple(slos)
+        self._file: IO[bytes] | None = None
+        self._size = 0
+        self._count = 0
+        self._recent: deque[RequestRecord] = deque(maxlen=_RECENT)
+        self._tallies: dict[int, dict[str, StageTally]] = {}
+        self._samples: dict[int, _Sample] = {}
 
     def add(self, record: RequestRecord) -> None:
         """Keep one record."""
-        self._records.append(record)
+        self._write(record.stage, json.dumps(record.to_json(), ensure_ascii=False).encode() + b"\n")
+        self._recent.append(record)
+        tallies = self._tallies.setdefault(record.stage, {})
+        tally = tallies.get(record.task)
+        if tally is None:
+            tally = tallies[record.task] = StageTally(record.task not in _NOT_STREAMED, self._slos)
+        tally.add(record)
+
+    def merge(self, stage: int, lines: Iterable[bytes], tallies: dict[str, StageTally]) -> None:
+        """Take what another process recorded of a stage: its records as lines of JSON, and its tallies by task."""
+        for line in lines:
+            self._write(stage, line + b"\n")
+        own = self._tallies.setdefault(stage, {})
+        for task, tally in tallies.items():
+            own.setdefault(task, StageTally(tally.streamed, self._slos)).merge(tally)
 
     def __len__(self) -> int:
-        return len(self._records)
+        return self._count
 
     def __iter__(self) -> Iterator[RequestRecord]:
-        return iter(self._records)
+        return _read(self._flushed())
 
     def since(self, number: int) -> list[RequestRecord]:
-        """Pick the records that came after the first ``number``."""
-        return self._records[number:]
+        """Pick the records that came after the first ``number``, of this process and the last 10,000 at most."""
+        wanted = min(self._count - number, len(self._recent))
+        return [self._recent[place] for place in range(len(self._recent) - wanted, len(self._recent))]
 
     def of_stage(self, stage: int) -> list[RequestRecord]:
-        """Pick the records of one stage."""
-        return [record for record in self._records if record.stage == stage]
+        """Read all records of one stage."""
+        return [record for record in self if record.stage == stage]
+
+    def sample(self, stage: int) -> list[RequestRecord]:
+        """Read the records of one stage, or ``SAMPLED`` of them picked at random, in the order in which they ended."""
+        file, found = self._flushed(), []
+        for offset in sorted(self._samples[stage].offsets) if stage in self._samples else ():
+            file.seek(offset)
+            found.append(RequestRecord.from_json(json.loads(file.readline())))
+        file.seek(0, 2)
+        return found
+
+    def tally(self, stage: int) -> StageTally:
+        """Give a stage's counts, those of all its tasks together."""
+        tallies = list(self._tallies.get(stage, {}).values())
+        if len(tallies) == 1:
+            return tallies[0]
+        whole = StageTally(streamed=False, slos=self._slos)
+        for tally in tallies:
+            whole.merge(tally)
+        return whole
+
+    def tallies_by_task(self, stage: int) -> dict[str, StageTally]:
+        """Give a stage's counts for each of its tasks."""
+        return self._tallies.get(stage, {})
 
     def save(self, path: Path) -> None:
-        """Write one JSON object a line."""
-        with path.open("w", encoding="utf-8") as file:
-            for record in self._records:
-                file.write(json.dumps(record.to_json(), ensure_ascii=False) + "\n")
+        """Make sure that every record is in the file at ``path``."""
+        file = self._flushed()
+        if path == self._path:
+            return
+        file.seek(0)
+        with path.open("wb") as copy:
+            shutil.copyfileobj(file, copy)
+        file.seek(0, 2)
+
+    def _write(self, stage: int, line: bytes) -> None:
+        try:
+            self._open().write(line)
+        except OSError as error:
+            raise OutputError(
+                f"{self._path or 'a temporary file'}: a record cannot be written ({error.strerror}); make room there "
+                "or name another folder with --output"
+            ) from error
+        if stage not in self._samples:
+            self._samples[stage] = _Sample(stage)
+        self._samples[stage].take(self._size)
+        self._size += len(line)
+        self._count += 1
+
+    def _open(self) -> IO[bytes]:
+        if self._file is None:
+            # open as long as the recorder lives
+            self._file = tempfile.TemporaryFile() if self._path is None else self._path.open("wb+")  # noqa: SIM115
+        return self._file
+
+    def _flushed(self) -> IO[bytes]:
+        file = self._open()
+        file.seek(0, 2)
+        return file
+
+
+class _Sample:
+    """Places of lines in the file, each line with the same chance (Vitter's algorithm R, 1985)."""
+
+    def __init__(self, stage: int) -> None:
+        self.offsets = array("q")
+        self._seen = 0
+        self._random = random.Random(stage)  # noqa: S311 - repeatable on purpose, guards nothing
+
+    def take(self, offset: int) -> None:
+        """Offer one line."""
+        self._seen += 1
+        if len(self.offsets) < SAMPLED:
+            self.offsets.append(offset)
+        elif (place := self._random.randrange(self._seen)) < SAMPLED:
+            self.offsets[place] = offset
+
+
+def _read(file: IO[bytes]) -> Iterator[RequestRecord]:
+    """Read a file of records from its beginning, whatever else moves in it meanwhile."""
+    offset = 0
+    while True:
+        file.seek(offset)
+        line = file.readline()
+        if not line:
+            file.seek(0, 2)
+            return
+        offset += len(line)
+        yield RequestRecord.from_json(json.loads(line))
 
 
 def load_records(path: Path) -> list[RequestRecord]:
     """Read what ``Recorder.save`` wrote."""
-    with path.open(encoding="utf-8") as file:
-        return [RequestRecord.from_json(json.loads(line)) for line in file]
+    with path.open("rb") as file:
+        return list(_read(file))
