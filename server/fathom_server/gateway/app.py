@@ -9,15 +9,19 @@ from starlette.types import ASGIApp
 
 from fathom_client import AsyncClient
 from fathom_client.errors import FathomError
+from fathom_server.gateway.edge.layers import with_edge
+from fathom_server.gateway.edge.metrics import GatewayMetrics
 from fathom_server.gateway.errors import ApiError, GatewayFaultError, error_response
+from fathom_server.gateway.routes import embeddings, health, metrics, rerank
 from fathom_server.gateway.settings import GatewaySettings
 
 
-def create_app(settings: GatewaySettings, client: AsyncClient) -> ASGIApp:
+def create_app(settings: GatewaySettings, client: AsyncClient, counted: GatewayMetrics | None = None) -> ASGIApp:
     """The application over one connection to Triton, which stays the caller's to close.
 
     A request goes through the layers below from the outermost, the last, to the routes. Routes find ``settings``,
-    ``client`` and ``catalog`` in ``request.app.state``, and what a layer learnt of the caller in ``request.state``.
+    ``client`` and ``catalog`` in ``request.app.state``, and what the edge's layers know of a request by
+    ``edge.request_record.record_of``. ``counted`` is where requests are counted. Raises SettingsError.
     """
     api = FastAPI(title="Fathom", description="OpenAI's API in front of NVIDIA Triton.", redoc_url=None)
     api.state.settings = settings
@@ -25,7 +29,9 @@ def create_app(settings: GatewaySettings, client: AsyncClient) -> ASGIApp:
     for kind in (RequestValidationError, HTTPException, ApiError, FathomError):
         api.add_exception_handler(kind, _refuse)
     api.add_exception_handler(Exception, _fail)
-    return api
+    for module in (embeddings, rerank, health, metrics):
+        api.include_router(module.router)
+    return with_edge(api, settings, counted or GatewayMetrics())
 
 
 async def _refuse(_request: Request, error: Exception) -> Response:

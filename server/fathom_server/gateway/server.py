@@ -14,6 +14,9 @@ from fathom_client import AsyncClient
 from fathom_client.errors import InvalidArgumentError
 from fathom_server.errors import SettingsError
 from fathom_server.gateway.app import create_app
+from fathom_server.gateway.edge.access_log import configure_logging
+from fathom_server.gateway.edge.http_protocol import MAX_HEAD_BYTES, protocol_of
+from fathom_server.gateway.edge.metrics import GatewayMetrics
 from fathom_server.gateway.settings import GatewaySettings
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -26,6 +29,8 @@ def run(settings: GatewaySettings) -> int:
     On a signal no connection is taken any more, running answers finish for at most ``drain_s``; a second one ends
     everything at once. Raises SettingsError for a target or an address that cannot be.
     """
+    configure_logging()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what others reload upon; changed keys are seen without it
     with contextlib.closing(_listen(settings.host, settings.port)) as listening:
         return asyncio.run(_serve(settings, listening))
 
@@ -35,10 +40,14 @@ async def _serve(settings: GatewaySettings, listening: socket.socket) -> int:
         client = AsyncClient(settings.target, timeout=settings.request_timeout_s)
     except InvalidArgumentError as error:
         raise SettingsError(f"target: {error}") from error
+    counted = GatewayMetrics()
     async with client:
         server = _Server(
             uvicorn.Config(
-                create_app(settings, client),
+                create_app(settings, client, counted),
+                http=protocol_of(settings, counted),
+                ws="none",
+                h11_max_incomplete_event_size=MAX_HEAD_BYTES,
                 lifespan="on",
                 log_config=None,
                 access_log=False,

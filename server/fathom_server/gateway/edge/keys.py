@@ -151,6 +151,7 @@ def _keys_of(file: Path, default_name: str | None) -> Iterator[tuple[str, ApiKey
         name = f"key-{digest.hex()[:8]}" if name is None else name.strip()
         if not _NAME.fullmatch(name) or name in RESERVED_NAMES:
             raise SettingsError(
-                f"{where}: the name before the colon is not one to log; use up to 64 letters, digits, '_', '-' and '.', not {' or '.join(RESERVED_NAMES)}"
+                f"{where}: what stands before the colon is no name; use up to 64 letters, digits, '_', '-' and '.', "
+                f"and not {' or '.join(RESERVED_NAMES)}"
             )
         yield where, ApiKey(name, digest)

@@ -4,23 +4,17 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
-CONCURRENCY_RETRY_S = 1.0
+from fathom_server.gateway.settings import GatewaySettings
+
+CONCURRENCY_RETRY_S: Final = 1.0
 """What a caller over its number of concurrent requests is told to wait: when one of them ends cannot be known."""
 
 
 @dataclass(frozen=True, slots=True)
-class KeyLimits:
-    """Limits of each key alike; None is no limit."""
-
-    requests_per_minute: int | None = None
-    tokens_per_minute: int | None = None
-    concurrent_requests: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a key may not ask now, in one word for metrics and one sentence, and when it may again, in seconds."""
+    """Why a key may not ask now, in a word for metrics and in a sentence, and when it may again, in seconds."""
 
     reason: str
     message: str
@@ -51,11 +45,11 @@ class TokenBucket:
 
 
 class KeyUsage:
-    """What one key has asked so far."""
+    """What one key has asked so far, against the limits of each key in the gateway's settings."""
 
-    def __init__(self, limits: KeyLimits, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, limits: GatewaySettings, clock: Callable[[], float] = time.monotonic) -> None:
         now_s = clock()
-        self._limits = limits
+        self._most_running = limits.max_concurrent_requests
         self._clock = clock
         self._requests = _bucket(limits.requests_per_minute, now_s)
         self._tokens = _bucket(limits.tokens_per_minute, now_s)
@@ -63,18 +57,17 @@ class KeyUsage:
 
     def begin(self) -> Refusal | None:
         """Let a request begin, or say why not. A request that began must ``end``."""
-        now_s, limits = self._clock(), self._limits
-        if limits.concurrent_requests is not None and self.running >= limits.concurrent_requests:
+        now_s = self._clock()
+        if self._most_running is not None and self.running >= self._most_running:
             return Refusal(
                 "concurrency",
-                f"this key has {self.running} requests running and may have {limits.concurrent_requests}; "
-                "wait for one of them to end",
+                f"{self.running} requests of this key are running, which is its limit; wait for one of them to end",
                 CONCURRENCY_RETRY_S,
             )
-        if self._requests is not None and (wait_s := self._requests.wait_s(1, now_s)):
-            return Refusal("requests_per_minute", _too_fast(limits.requests_per_minute, "requests", wait_s), wait_s)
-        if self._tokens is not None and (wait_s := self._tokens.wait_s(1, now_s)):
-            return Refusal("tokens_per_minute", _too_fast(limits.tokens_per_minute, "tokens", wait_s), wait_s)
+        for unit, bucket in (("requests", self._requests), ("tokens", self._tokens)):
+            if bucket is not None and (wait_s := bucket.wait_s(1, now_s)):
+                message = f"this key has used its {bucket.per_minute} {unit} a minute; try again in {duration(wait_s)}"
+                return Refusal(f"{unit}_per_minute", message, wait_s)
         if self._requests is not None:
             self._requests.take(1, now_s)
         self.running += 1
@@ -111,7 +104,3 @@ def duration(seconds: float) -> str:
 
 def _bucket(per_minute: int | None, now_s: float) -> TokenBucket | None:
     return None if per_minute is None else TokenBucket(per_minute, now_s)
-
-
-def _too_fast(limit: int | None, unit: str, wait_s: float) -> str:
-    return f"this key may use {limit} {unit} a minute and has used them; try again in {duration(wait_s)}"

@@ -1,4 +1,4 @@
-"""What is known of one request while it runs: the middleware and the routes write it, log, metrics and limits read it."""
+"""What is known of one request while it runs: layers and routes write it; log, metrics and limits read it."""
 
 import re
 import time
@@ -12,6 +12,8 @@ ANONYMOUS: Final = "anonymous"
 
 UNKNOWN: Final = "unknown"
 """The key's name of a request whose key was missing or wrong."""
+
+HUNG_UP: Final = 499
 
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 """What a caller's ``x-request-id`` may be; anything else is replaced, since it goes into logs and headers."""
@@ -28,7 +30,8 @@ class RequestRecord:
     """One HTTP request. Times are of ``time.perf_counter``.
 
     ``key_name`` is None until the key has been accepted. ``status`` is 0 until the answer begins. ``first_output_s`` is
-    when the first bytes of a streamed answer went out. ``rejected`` is why the edge turned the request away.
+    when the first bytes of a streamed answer went out. ``rejected`` is why a layer of the edge turned the request away.
+    ``prompt`` is the request's body, where the settings let texts into the log.
     """
 
     request_id: str
@@ -47,8 +50,12 @@ class RequestRecord:
     has_hung_up: bool = False
     first_output_s: float | None = None
     rejected: str | None = None
-    error_code: str | None = None
     prompt: str | None = None
+
+    @property
+    def final_status(self) -> int:
+        """The HTTP status for logs and metrics: nginx's 499 where the caller hung up before the end of the answer."""
+        return HUNG_UP if self.has_hung_up else self.status
 
     @property
     def client(self) -> str | None:

@@ -1,0 +1,75 @@
+"""The log: one JSON object a line, each request one of them; no text of a caller's unless the settings ask for it."""
+
+import json
+import logging
+import sys
+import time
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from fathom_server.gateway.edge.request_record import RequestRecord
+
+ACCESS: Final = "fathom.gateway.access"
+_FIELDS: Final = "fields"
+
+_access: Final = logging.getLogger(ACCESS)
+
+
+class JsonFormatter(logging.Formatter):
+    """A log record as one line of JSON: time, level, logger, message, its further fields, and the traceback if any."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line without its end."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, _FIELDS, {}),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=True, separators=(",", ":"), default=str)
+
+
+def configure_logging(level: int = logging.INFO) -> None:
+    """Send the log of the whole process to stderr as JSON; libraries have their warnings heard."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("fathom").setLevel(level)
+
+
+def log_request(record: RequestRecord) -> None:
+    """Log a request that has ended."""
+    if not _access.isEnabledFor(logging.INFO):
+        return
+    now_s = time.perf_counter()
+    fields: dict[str, Any] = {
+        "request_id": record.request_id,
+        "key": record.key_name,
+        "address": record.address,
+        "method": record.method,
+        "route": record.route,
+        "status": record.final_status,
+        "duration_ms": round((now_s - record.begun_s) * 1000, 3),
+        "model": record.model,
+    }
+    if record.first_output_s is not None:
+        fields["first_output_ms"] = round((record.first_output_s - record.begun_s) * 1000, 3)
+    if record.input_tokens or record.output_tokens:
+        fields |= {"input_tokens": record.input_tokens, "output_tokens": record.output_tokens}
+    if record.rejected is not None:
+        fields["rejected"] = record.rejected
+    if record.trace_context:
+        fields["traceparent"] = record.trace_context.get("traceparent")
+    if record.prompt is not None:
+        fields["prompt"] = record.prompt
+    _access.info("request", extra={_FIELDS: fields})
+
+
+def log_event(message: str, **fields: Any) -> None:
+    """Log what is no request: a connection that was turned away."""
+    _access.info(message, extra={_FIELDS: fields})

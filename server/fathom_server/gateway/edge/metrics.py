@@ -1,0 +1,104 @@
+"""What the gateway counts, for Prometheus: by route, status and the key's name, never by key, address or text."""
+
+import time
+from typing import Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+
+from fathom_server.gateway.edge.request_record import UNKNOWN, RequestRecord
+
+MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 600)
+"""Upper bounds of the histograms' buckets, in seconds: from a health check to the longest answer."""
+
+_PREFIX: Final = "fathom_gateway_"
+
+
+class GatewayMetrics:
+    """One gateway's counters, in a registry of their own, and those of its process."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        by_route = ("route", "key")
+        self._requests = Counter(
+            _PREFIX + "requests_total",
+            "Requests that ended, by HTTP status; 499 where the caller hung up before the end.",
+            ("route", "status", "key"),
+            registry=self._registry,
+        )
+        self._duration = Histogram(
+            _PREFIX + "request_duration_seconds",
+            "From the request's head to the end of the answer.",
+            by_route,
+            buckets=SECONDS,
+            registry=self._registry,
+        )
+        self._first_output = Histogram(
+            _PREFIX + "time_to_first_token_seconds",
+            "Of streamed answers: from the request's head to the first bytes of the answer.",
+            by_route,
+            buckets=SECONDS,
+            registry=self._registry,
+        )
+        self._input_tokens = Counter(
+            _PREFIX + "input_tokens_total", "Tokens of prompts and texts read.", by_route, registry=self._registry
+        )
+        self._output_tokens = Counter(
+            _PREFIX + "output_tokens_total", "Tokens generated.", by_route, registry=self._registry
+        )
+        self._in_flight = Gauge(
+            _PREFIX + "requests_in_flight", "Requests being served.", ("route",), registry=self._registry
+        )
+        self._rejected = Counter(
+            _PREFIX + "rejected_total",
+            "Requests turned away before a model was asked: key, concurrency, requests_per_minute, tokens_per_minute, "
+            "body, head (no HTTP, or headers too large or too slow), connections; and reader, which does not read.",
+            ("reason", "key"),
+            registry=self._registry,
+        )
+        self._connections = Gauge(_PREFIX + "connections", "Open connections.", registry=self._registry)
+
+    def begin(self, record: RequestRecord) -> None:
+        """Count a request in; it must ``end``."""
+        self._in_flight.labels(record.route).inc()
+
+    def end(self, record: RequestRecord) -> None:
+        """Count a request out."""
+        route, key = record.route, record.key_name or UNKNOWN
+        self._in_flight.labels(route).dec()
+        self._requests.labels(route, str(record.final_status), key).inc()
+        self._duration.labels(route, key).observe(time.perf_counter() - record.begun_s)
+        if record.first_output_s is not None:
+            self._first_output.labels(route, key).observe(record.first_output_s - record.begun_s)
+        if record.input_tokens:
+            self._input_tokens.labels(route, key).inc(record.input_tokens)
+        if record.output_tokens:
+            self._output_tokens.labels(route, key).inc(record.output_tokens)
+        if record.rejected is not None:
+            self.reject(record.rejected, key)
+
+    def reject(self, reason: str, key: str = UNKNOWN) -> None:
+        """Count a request that was turned away."""
+        self._rejected.labels(reason, key).inc()
+
+    def connect(self) -> None:
+        """Count a connection in."""
+        self._connections.inc()
+
+    def disconnect(self) -> None:
+        """Count a connection out."""
+        self._connections.dec()
+
+    def text(self) -> bytes:
+        """Everything, in Prometheus's text format."""
+        return generate_latest(self._registry)
