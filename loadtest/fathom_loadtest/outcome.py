@@ -6,8 +6,9 @@ from typing import Literal
 from fathom_loadtest.generator import GeneratorLoad
 from fathom_loadtest.recorder import Recorder
 from fathom_loadtest.scenario import Scenario
+from fathom_loadtest.server_side.document import ServerSide
 
-Ending = Literal["completed", "interrupted", "server_lost"]
+Ending = Literal["completed", "interrupted", "server_lost", "worker_lost"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,8 @@ class StageRun:
     ``users`` is how many requests were under way at most. The load that was offered is ``rate`` (requests/s, the mean
     over the stage) in an open loop and a trace, and ``users`` where ``rate`` is None (closed loop). ``late`` requests
     of an open loop found ``users`` others under way when they were due, and were sent after their intended time.
-    ``attainment`` is the share of requests that met all SLOs, which a sweep goes by; None elsewhere.
+    ``attainment`` is the share of requests that met all SLOs, which a sweep goes by; None elsewhere. ``server`` is what
+    the server counted meanwhile; None where it was not asked.
     """
 
     stage: int
@@ -30,6 +32,7 @@ class StageRun:
     rate: float | None = None
     late: int = 0
     attainment: float | None = None
+    server: ServerSide | None = None
 
 
 @dataclass(slots=True)

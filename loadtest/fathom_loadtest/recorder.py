@@ -20,7 +20,6 @@ __all__ = ["Recorder", "RequestRecord", "load_records"]
 SAMPLED: Final = 5_000
 """So many records of a stage are picked at random where there are more; every one has the same chance."""
 _RECENT: Final = 10_000
-_NOT_STREAMED: Final = ("embed", "rerank", "classify")
 
 
 class Recorder:
@@ -48,7 +47,7 @@ class Recorder:
         tallies = self._tallies.setdefault(record.stage, {})
         tally = tallies.get(record.task)
         if tally is None:
-            tally = tallies[record.task] = StageTally(record.task not in _NOT_STREAMED, self._slos)
+            tally = tallies[record.task] = StageTally(self._slos)
         tally.add(record)
 
     def merge(self, stage: int, lines: Iterable[bytes], tallies: dict[str, StageTally]) -> None:
@@ -57,7 +56,7 @@ class Recorder:
             self._write(stage, line + b"\n")
         own = self._tallies.setdefault(stage, {})
         for task, tally in tallies.items():
-            own.setdefault(task, StageTally(tally.streamed, self._slos)).merge(tally)
+            own.setdefault(task, StageTally(self._slos)).merge(tally)
 
     def __len__(self) -> int:
         return self._count
@@ -88,7 +87,7 @@ class Recorder:
         tallies = list(self._tallies.get(stage, {}).values())
         if len(tallies) == 1:
             return tallies[0]
-        whole = StageTally(streamed=False, slos=self._slos)
+        whole = StageTally(self._slos)
         for tally in tallies:
             whole.merge(tally)
         return whole

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import gevent
@@ -25,10 +26,16 @@ _GIVE_UP_AFTER_S: Final = 10.0
 
 
 class LoadTest:
-    """Runs a scenario's stages one after the other; ``on_tick`` is told of the open phase several times a second."""
+    """Runs a scenario's stages one after the other; ``on_tick`` is told of the open phase several times a second.
 
-    def __init__(self, scenario: Scenario, prompts: PromptSource, on_tick: Callable[[Phase], None]) -> None:
+    Every request of a stage is written to the file ``records`` as it ends.
+    """
+
+    def __init__(
+        self, scenario: Scenario, prompts: PromptSource, on_tick: Callable[[Phase], None], records: Path
+    ) -> None:
         self._scenario = scenario
+        self._records = records
         self._prompts = prompts
         self._on_tick = on_tick
         self._interrupted = Event()
@@ -40,7 +47,8 @@ class LoadTest:
 
     def run(self) -> Run:
         """Run every stage; ends early, with what there is, when interrupted or when the server is lost."""
-        run, watch = Run(self._scenario), ServerWatch()
+        recorder = Recorder(self._records, self._scenario.slos)
+        run, watch = Run(self._scenario, recorder=recorder), ServerWatch()
         for stage, users in enumerate(self._scenario.users):
             warmup_requests = users * self._scenario.warmup_requests
             if warmup_requests:

@@ -42,7 +42,7 @@ def run_session(
         _make_folder(output)
         prompts = prompt_set or _synthetic_prompts(client, scenario)
     with Progress(messages) as progress:
-        test = LoadTest(scenario, prompts, progress.update)
+        test = LoadTest(scenario, prompts, progress.update, output / "requests.jsonl")
         with _ending_on_signals(test):
             run = test.run()
     report = build_report(run, started_at=started_at, command=command, target=target, environment=RunEnvironment.here())

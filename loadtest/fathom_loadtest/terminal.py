@@ -105,8 +105,7 @@ def remarks(report: Report) -> Iterable[str]:
     for stage in report.stages:
         where = f"{_plural(stage.users, 'user')}: "
         for kind, number in stage.figures.errors.items():
-            example = next(record.error_message for record in stage.records if record.error_kind == kind)
-            yield f"{where}{number} x {kind}, for example: {example}"
+            yield f"{where}{number} x {kind}, for example: {stage.error_examples[kind]}"
         if stage.unfinished:
             yield f"{where}{_plural(stage.unfinished, 'request')} under way at the end, not counted"
         for warning in stage.warnings:

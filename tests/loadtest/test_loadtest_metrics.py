@@ -39,7 +39,7 @@ HAND = [
 
 def test_figures_of_three_requests_worked_out_by_hand() -> None:
     """TTFT, ITL, latencies, throughputs and token totals follow AIPerf's definitions."""
-    figures = stage_figures([*HAND, failed(10)], streamed=True)
+    figures = stage_figures([*HAND, failed(10)])
     assert figures.ttft_ms is not None
     assert figures.itl_ms is not None
     assert figures.request_latency_ms is not None
@@ -74,13 +74,13 @@ def test_a_last_response_without_tokens_ends_no_interval() -> None:
     without = record(0, [(100, 1), (120, 1)])
     for figure in (ttft_ms, itl_ms, inter_chunk_latencies_ms):
         assert figure(with_tail) == figure(without)
-    assert stage_figures([with_tail], streamed=True).duration_s == 0.12
+    assert stage_figures([with_tail]).duration_s == 0.12
 
 
 def test_an_answer_without_tokens_has_a_latency_and_no_ttft() -> None:
     """A model that stops at once is measured by its only response."""
     empty = record(0, [(80, 0)])
-    figures = stage_figures([empty], streamed=True)
+    figures = stage_figures([empty])
     assert ttft_ms(empty) is None
     assert figures.ttft_ms is None
     assert figures.request_latency_ms is not None
@@ -92,8 +92,8 @@ def test_goodput_counts_requests_that_keep_every_objective() -> None:
     slos = Slo.parse("ttft_ms=200,itl_ms=40")
     assert [meets(one, slos) for one in HAND] == [True, True, False]
     assert not meets(failed(0), Slo.parse("request_latency_ms=1000"))
-    assert stage_figures([*HAND, failed(0)], streamed=True, slos=slos).goodput == 2.0
-    assert stage_figures(HAND, streamed=True).goodput is None
+    assert stage_figures([*HAND, failed(0)], slos=slos).goodput == 2.0
+    assert stage_figures(HAND).goodput is None
 
 
 @pytest.mark.parametrize(
@@ -106,14 +106,14 @@ def test_goodput_counts_requests_that_keep_every_objective() -> None:
 )
 def test_nothing_is_divided_by_zero(records: list[RequestRecord], warning: str) -> None:
     """Where there is nothing to divide by, there is no throughput, and a warning says why."""
-    figures = stage_figures(records, streamed=True, slos=Slo.parse("ttft_ms=1"))
+    figures = stage_figures(records, slos=Slo.parse("ttft_ms=1"))
     assert (figures.request_throughput, figures.output_token_throughput, figures.goodput) == (None, None, None)
     assert any(warning in text for text in figures.warnings)
 
 
 def test_vectors_have_no_figures_of_a_stream() -> None:
     """A task without output tokens has latency, requests and input tokens only."""
-    figures = stage_figures([record(0, [(50, 0)]), record(10, [(60, 0)])], streamed=False)
+    figures = stage_figures([record(0, [(50, 0)], finish_reason=None), record(10, [(60, 0)], finish_reason=None)])
     assert (figures.ttft_ms, figures.itl_ms, figures.output_tokens, figures.output_token_throughput) == (None,) * 4
     assert figures.request_latency_ms is not None
     assert figures.request_latency_ms.avg == 50.0
@@ -168,7 +168,7 @@ def requests(draw: st.DrawFn) -> list[RequestRecord]:
 @given(requests())
 def test_stage_figures_agree_with_an_independent_formula(records: list[RequestRecord]) -> None:
     """Throughputs, totals and means equal those of a second implementation written from the definitions."""
-    figures = stage_figures(records, streamed=True)
+    figures = stage_figures(records)
     ttfts, itls, latencies, chunk_gaps, last = [], [], [], [], 0
     good = [one for one in records if one.error_kind is None]
     for one in good:

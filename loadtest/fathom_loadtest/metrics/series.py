@@ -155,7 +155,8 @@ class SeriesTally:
         """Undo ``to_state``."""
         self = cls(state["width_ns"])
         for place, counts, latencies in state["buckets"]:
-            self._buckets[place] = _Bucket(*counts, latencies={name: dict(pairs) for name, pairs in latencies.items()})
+            bucket = self._buckets[place] = _Bucket(*counts)
+            bucket.latencies = {name: dict(pairs) for name, pairs in latencies.items()}
         return self
 
     def _at(self, ns: int) -> _Bucket:

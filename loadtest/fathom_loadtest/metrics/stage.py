@@ -84,13 +84,13 @@ _COUNTS: Final = (
 class StageTally:
     """Counts a stage's records as they come; tallies of several processes merge.
 
-    ``streamed`` is false for a task without output tokens. ``slos`` are what ``good`` requests keep. ``examples`` holds
-    the first message of each kind of error. ``first_ns`` is the first start of a request that was answered, ``last_ns``
-    the last response; None and 0 before.
+    ``slos`` are what ``good`` requests keep. ``streamed`` turns true with the first answer that is made of tokens: a
+    task without them has no figures of a stream. ``examples`` holds the first message of each kind of error.
+    ``first_ns`` is the first start of a request that was answered, ``last_ns`` the last response; None and 0 before.
     """
 
-    streamed: bool = True
     slos: tuple[Slo, ...] = ()
+    streamed: bool = False
     requests: int = 0
     failed: int = 0
     cancelled: int = 0
@@ -142,10 +142,11 @@ class StageTally:
             self.last_ns = max(self.last_ns, record.content_ns[-1])
             if self.first_ns is None or record.start_ns < self.first_ns:
                 self.first_ns = record.start_ns
-        if self.streamed:
+        if record.num_output_tokens or record.finish_reason is not None:
             self._add_stream(record, delay)
 
     def _add_stream(self, record: RequestRecord, delay: float | None) -> None:
+        self.streamed = True
         values = self.distributions
         values["output_tokens"].add(record.num_output_tokens)
         values["inter_chunk_latency_ms"].extend(inter_chunk_latencies_ms(record))
@@ -244,9 +245,9 @@ class StageTally:
         )
 
 
-def stage_figures(records: Iterable[RequestRecord], *, streamed: bool, slos: Sequence[Slo] = ()) -> StageFigures:
-    """Compute every figure of one stage from its records; ``streamed`` is false for tasks without output tokens."""
-    tally = StageTally(streamed, tuple(slos))
+def stage_figures(records: Iterable[RequestRecord], slos: Sequence[Slo] = ()) -> StageFigures:
+    """Compute every figure of one stage from its records."""
+    tally = StageTally(tuple(slos))
     for record in records:
         tally.add(record)
     return tally.figures()

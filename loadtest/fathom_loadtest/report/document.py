@@ -7,10 +7,11 @@ from typing import Any, Final
 
 from fathom_loadtest.environment import RunEnvironment
 from fathom_loadtest.generator import GeneratorLoad
-from fathom_loadtest.metrics import DISTRIBUTIONS, PERCENTILE_METHOD, TOTALS, Figure, StageFigures, stage_figures
+from fathom_loadtest.metrics import DISTRIBUTIONS, PERCENTILE_METHOD, TOTALS, Figure, Series, StageFigures
 from fathom_loadtest.outcome import Ending, Run
 from fathom_loadtest.recorder import RequestRecord
 from fathom_loadtest.scenario import Scenario
+from fathom_loadtest.server_side.document import ServerSide
 
 SCHEMA: Final = "fathom-loadtest/2"
 READABLE_SCHEMAS: Final = ("fathom-loadtest/1", SCHEMA)
@@ -27,7 +28,9 @@ def stage_label(name: str, users: int, rate: float | None) -> str:
 class StageReport:
     """One stage: its figures, its records, and how the generator fared. Times are ``perf_counter_ns`` of the run.
 
-    ``name``, ``users``, ``rate``, ``late`` and ``attainment`` are those of ``StageRun``.
+    ``name``, ``users``, ``rate``, ``late``, ``attainment`` and ``server`` are those of ``StageRun``. ``tasks`` are the
+    figures of each task of a mix; empty for one alone. ``error_examples`` holds a message of each kind of error.
+    ``records`` are all of the stage's, or 5,000 picked at random where there are more.
     """
 
     stage: int
@@ -43,6 +46,10 @@ class StageReport:
     generator: GeneratorLoad
     warnings: tuple[str, ...]
     records: tuple[RequestRecord, ...]
+    series: Series
+    tasks: dict[str, StageFigures]
+    error_examples: dict[str, str]
+    server: ServerSide | None
 
     @property
     def label(self) -> str:
@@ -57,7 +64,15 @@ class StageReport:
         figures = asdict(self.figures)
         del figures["warnings"]
         own = {name: getattr(self, name) for name in fields}
-        return {**own, "generator": asdict(self.generator), "figures": figures}
+        return {
+            **own,
+            "error_examples": self.error_examples,
+            "generator": asdict(self.generator),
+            "figures": figures,
+            "tasks": {name: asdict(each) for name, each in self.tasks.items()},
+            "series": asdict(self.series),
+            "server": None if self.server is None else asdict(self.server),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +136,8 @@ def build_report(
     """Compute every figure of a run."""
     stages = []
     for stage in run.stages:
-        records = tuple(run.recorder.of_stage(stage.stage))
-        figures = stage_figures(records, streamed=run.scenario.streamed, slos=run.scenario.slos)
+        tally, tallies = run.recorder.tally(stage.stage), run.recorder.tallies_by_task(stage.stage)
+        figures = tally.figures()
         stages.append(
             StageReport(
                 stage=stage.stage,
@@ -141,7 +156,11 @@ def build_report(
                     *_length_warnings(run.scenario, figures),
                     *stage.generator.warnings(figures),
                 ),
-                records=records,
+                records=tuple(run.recorder.sample(stage.stage)),
+                series=tally.series(stage.opened_ns),
+                tasks={name: each.figures() for name, each in tallies.items()} if len(tallies) > 1 else {},
+                error_examples=tally.examples,
+                server=stage.server,
             )
         )
     return Report(

@@ -1,0 +1,1 @@
+"""The server's side of a run: what Triton and the engine counted meanwhile, beside what the client measured."""
