@@ -162,4 +162,5 @@ def _logprob(given: Mapping[str, Any]) -> TokenLogprob:
         token_id=int(given["token_id"]),
         logprob=None if logprob is None else float(logprob),
         top=tuple(_logprob(each) for each in given.get("top", ())),
+        token_bytes=bytes.fromhex(given["bytes"]) if "bytes" in given else str(given.get("token", "")).encode(),
     )

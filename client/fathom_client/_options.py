@@ -40,9 +40,12 @@ class GenerateOptions(TypedDict, total=False):
     Structure, one of: ``json_schema`` (a schema as a mapping, or as JSON text), ``json_object`` (any JSON object),
     ``regex``, ``choice`` (strings, one of which is the answer), ``grammar`` (a context-free grammar).
 
+    Chat. ``tools``: functions that the model may call, as OpenAI's API describes them, for its chat template;
+    ``chat_template_kwargs``: further variables of the template.
+
     Answers. ``n``: how many, 1 to 128; ``best_of``: choose them among so many, not while streaming. ``logprobs``: give
     each token's log-probability and those of so many likeliest ones, 0 to 20; ``prompt_logprobs``: the prompt's.
-    ``echo``: the prompt's text before the answer's.
+    ``echo``: the prompt's text before the answer's. ``skip_special_tokens``: False shows special tokens by their names.
 
     Call. ``priority``: the lower goes first, 0 without. ``client``: on whose behalf the request comes; within a
     priority, clients take turns. ``timeout_s``: seconds for the whole answer, in place of the
@@ -78,6 +81,9 @@ class GenerateOptions(TypedDict, total=False):
     logprobs: int | None
     prompt_logprobs: int | None
     echo: bool
+    tools: Sequence[Mapping[str, Any]] | None
+    chat_template_kwargs: Mapping[str, Any] | None
+    skip_special_tokens: bool
     priority: int | None
     client: str | None
 
@@ -132,18 +138,40 @@ def check_strings(name: str, values: object) -> list[bytes]:
     return [check_text(f"{name}[{index}]", value) for index, value in enumerate(values)]
 
 
-def messages_json(messages: Sequence[Message | Mapping[str, Any]]) -> bytes:
-    """Return a conversation as the JSON that goes on the wire; raise InvalidArgumentError naming the turn."""
+def messages_json(messages: Sequence[Message | Mapping[str, Any]], options: GenerateOptions) -> bytes:
+    """Return a conversation as the JSON that goes on the wire; raise InvalidArgumentError naming the turn.
+
+    It is the list of turns, or an object of the list and of what ``options`` hold for the chat template.
+    """
     if isinstance(messages, str | Mapping | Message) or not isinstance(messages, Sequence):
         raise InvalidArgumentError(f"messages is a {type(messages).__name__}; give a list of messages")
     if not messages:
         raise InvalidArgumentError("messages is empty; give at least one message")
     turns = [_turn(index, message) for index, message in enumerate(messages)]
+    further = _for_template(options)
     try:
-        text = json.dumps(turns, ensure_ascii=False, allow_nan=False)
+        conversation = {"messages": turns, **further} if further else turns
+        text = json.dumps(conversation, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InvalidArgumentError(f"messages cannot be written as JSON: {error}") from None
     return encode("messages", text)
+
+
+def _for_template(options: GenerateOptions) -> dict[str, Any]:
+    tools, further = options.get("tools"), options.get("chat_template_kwargs")
+    if tools is not None and (isinstance(tools, str | bytes | Mapping) or not isinstance(tools, Sequence)):
+        raise InvalidArgumentError(
+            f"tools is a {type(tools).__name__}; give a list of mappings that describe functions"
+        )
+    for index, tool in enumerate(tools or ()):
+        if not isinstance(tool, Mapping):
+            raise InvalidArgumentError(f"tools[{index}] is a {type(tool).__name__}; give a mapping")
+    if further is not None and not isinstance(further, Mapping):
+        raise InvalidArgumentError(f"chat_template_kwargs is a {type(further).__name__}; give a mapping")
+    return {
+        **({"tools": [dict(tool) for tool in tools]} if tools else {}),
+        **({"chat_template_kwargs": dict(further)} if further else {}),
+    }
 
 
 def _turn(index: int, message: object) -> dict[str, Any]:

@@ -76,6 +76,8 @@ def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
     if ids := _token_ids(given.get("stop_token_ids", ())):
         parameters["stop_token_ids"] = ids
     parameters |= {name: True for name in _FLAGS if given.get(name, False)}
+    if not given.get("skip_special_tokens", True):
+        parameters["skip_special_tokens"] = False
     if structure := _structure(given):
         parameters["structured_outputs"] = structure
     return parameters

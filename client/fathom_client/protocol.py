@@ -85,7 +85,7 @@ LABELS: Final = "labels"
 
 GENERATE_INPUTS: Final = (
     TensorSpec(TEXT_INPUT, "BYTES", (1,), optional=True),
-    TensorSpec(MESSAGES, "BYTES", (1,), optional=True),  # JSON: [{"role": …, "content": …}, …]
+    TensorSpec(MESSAGES, "BYTES", (1,), optional=True),  # JSON: [{"role": …, "content": …}, …], or see below
     TensorSpec(INPUT_IDS, "INT32", (VARIABLE,), optional=True),
     TensorSpec(MAX_TOKENS, "INT32", (1,), optional=True),
     TensorSpec(TEMPERATURE, "FP32", (1,), optional=True),
@@ -119,6 +119,7 @@ GENERATE_INPUTS: Final = (
 )
 """Inputs of an LLM (``chat`` and ``chat_ensemble``); exactly one of text, messages or ids must be given.
 
+``messages`` may also be ``{"messages": […], "tools": […], "chat_template_kwargs": {…}}``, the others for the template.
 ``priority`` is a tensor because Triton keeps KServe's request parameter of that name to itself."""
 
 GENERATE_OUTPUTS: Final = (
@@ -128,7 +129,7 @@ GENERATE_OUTPUTS: Final = (
     TensorSpec(NUM_OUTPUT_TOKENS, "UINT32", (VARIABLE,)),
     TensorSpec(OUTPUT_IDS, "INT32", (VARIABLE,)),
     TensorSpec(SEQUENCE_INDEX, "INT32", (VARIABLE,)),
-    TensorSpec(LOGPROBS, "BYTES", (VARIABLE,)),  # JSON: [{"token_id": …, "logprob": …, "top": [{…}, …]}, …]
+    TensorSpec(LOGPROBS, "BYTES", (VARIABLE,)),  # JSON: see below
     TensorSpec(PROMPT_LOGPROBS, "BYTES", (1,)),  # JSON of the same form; the first token's logprob is null
     TensorSpec(CUMULATIVE_LOGPROB, "FP32", (VARIABLE,)),
     TensorSpec(CUM_LOG_PROBS, "FP32", (VARIABLE,)),
@@ -140,7 +141,10 @@ A streamed response belongs to one sequence of the request: one element, or for 
 token; text, ids, log-probabilities and number of tokens are those of this response alone, the cumulative
 log-probability that of the sequence so far. An answer that is not streamed has an element a sequence; ids and
 ``output_log_probs`` are laid end to end, ``num_output_tokens`` says where each sequence's end. ``sequence_index`` comes
-where there are several. ``cumulative_logprob`` (vLLM's) and ``cum_log_probs`` (TensorRT-LLM's) are the same."""
+where there are several. ``cumulative_logprob`` (vLLM's) and ``cum_log_probs`` (TensorRT-LLM's) are the same.
+
+``logprobs`` is JSON, ``[{"token_id": …, "token": …, "logprob": …, "top": [{…}, …]}, …]``; ``token`` is the token's text,
+with its ``bytes`` in hexadecimal where they are no whole characters."""
 
 # ---- limits that client and server check alike ----
 MAX_SEQUENCES: Final = 128
@@ -151,6 +155,9 @@ MAX_LOGIT_BIAS: Final = 100.0
 
 LOWEST_LOGPROB: Final = -9999.0
 """Stands for the logarithm of 0, which JSON has not, as in OpenAI's API."""
+
+TOKENIZER_SUFFIX: Final = "_tokenizer"
+"""The tokenizer model of an LLM or encoder has its name with this behind it."""
 
 TOKENIZE_INPUTS: Final = (
     TensorSpec(TEXT_INPUT, "BYTES", (1,), optional=True),
@@ -221,6 +228,9 @@ TIMEOUT_PARAMETER: Final = "timeout"
 
 CLIENT_PARAMETER: Final = "client"
 """On whose behalf a request comes (string): within a priority, clients take turns by the tokens they were given."""
+
+TOOL_CALL_FORMAT_PARAMETER: Final = "tool_call_format"
+"""Parameter of an LLM's config.pbtxt: how its chat template writes calls of tools; absent where it knows none."""
 
 FINISH_STOP: Final = "stop"
 FINISH_LENGTH: Final = "length"

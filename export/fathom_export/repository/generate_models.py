@@ -18,6 +18,7 @@ from fathom_export.repository.model_config import (
     add_cpu_instances,
     add_instances,
     add_step,
+    add_tool_calls,
     add_warmup,
     new_config,
     new_ensemble,
@@ -55,7 +56,8 @@ def write_generate_models(
     version = staging / engine / VERSION
     version.mkdir(parents=True)
     copy_tokenizer(source, version)
-    prompt = TextTokenizer.load(version).encode(_WARMUP_TEXT) or [0]
+    text = TextTokenizer.load(version)
+    prompt = text.encode(_WARMUP_TEXT) or [0]
 
     context = int(spec.limits.get("max_context", min(DEFAULT_CONTEXT, DecoderArchitecture.load(source).max_positions)))
     if earlier is not None:
@@ -79,6 +81,7 @@ def write_generate_models(
 
     config = new_config(engine, FATHOM_BACKEND, protocol.GENERATE_INPUTS, protocol.GENERATE_OUTPUTS)
     config.model_transaction_policy.decoupled = True
+    add_tool_calls(config, text.tool_template)
     add_instances(config, spec.serving)
     add_warmup(config, staging / engine, _warmups(prompt, settings.limits))
     write_config(config, staging / engine)

@@ -9,8 +9,9 @@ import numpy as np
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from fathom_client.protocol import TensorSpec
+from fathom_client.protocol import TOOL_CALL_FORMAT_PARAMETER, TensorSpec
 from fathom_export.spec import Serving
+from fathom_server.text.tool_call_format import tool_call_format
 
 CONFIG_FILE: Final = "config.pbtxt"
 VERSION: Final = "1"
@@ -52,6 +53,13 @@ def add_step(config: Any, model: str, inputs: Mapping[str, str], outputs: Mappin
 def add_cpu_instances(config: Any, count: int = 1) -> None:
     """So many instances, all on the CPU."""
     config.instance_group.add(count=count, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)
+
+
+def add_tool_calls(config: Any, chat_template: str | None) -> None:
+    """How the template writes calls of tools, for whoever reads them out of answers; nothing where it knows none."""
+    form = tool_call_format(chat_template or "")
+    if form is not None:
+        config.parameters[TOOL_CALL_FORMAT_PARAMETER].string_value = form
 
 
 def add_instances(config: Any, serving: Serving, count: int = 1) -> None:

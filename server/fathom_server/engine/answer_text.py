@@ -12,7 +12,8 @@ class AnswerText:
     """The text of one answer as its tokens come.
 
     It ends at an end token (unless ``ignore_eos``), a stop token, a stop string (looked for after ``min_tokens``; the
-    sampler keeps end and stop tokens away until then), or after ``max_tokens``.
+    sampler keeps end and stop tokens away until then), or after ``max_tokens``. Where special tokens are shown, the one
+    that ends it is not.
     """
 
     def __init__(
@@ -33,11 +34,12 @@ class AnswerText:
     def push(self, token: int, *, grammar_ends: bool) -> tuple[str, str | None]:
         """Text that is certain after one more token, and the reason if the answer ends with it."""
         self._tokens += 1
-        text = self._detokenizer.push((token,))
+        is_end = token in self._end_ids
+        text = "" if is_end and not self._sampling.skip_special_tokens else self._detokenizer.push((token,))
         if self._tokens > self._sampling.min_tokens:
             text = self._filter.push(text)
         reason: str | None = None
-        if self._filter.stopped or grammar_ends or token in self._end_ids:
+        if self._filter.stopped or grammar_ends or is_end:
             reason = protocol.FINISH_STOP
         elif self._tokens == self._max_tokens:
             reason = protocol.FINISH_LENGTH

@@ -369,7 +369,12 @@ class Engine:
                     index,
                     request.bad_word_ids,
                 ),
-                text=AnswerText(sampling, self._detokenizers.new(), self._eos_token_ids, request.max_tokens),
+                text=AnswerText(
+                    sampling,
+                    self._detokenizers.new(skip_special_tokens=sampling.skip_special_tokens),
+                    self._eos_token_ids,
+                    request.max_tokens,
+                ),
                 matcher=None if request.grammar is None else request.grammar.matcher(),
             )
             for index in range(sampling.sequences)

@@ -25,6 +25,7 @@ class SamplingParameters:
     2019) is over prompt and answer, ``presence_penalty`` and ``frequency_penalty`` over the answer alone.
     ``logit_bias`` pairs a token id with what is added to its logit. ``bad_words`` never appear, ``stop`` ends an answer
     and appears only with ``include_stop_str_in_output``, ``stop_token_ids`` end it like the model's own end tokens.
+    ``skip_special_tokens`` False shows special tokens by their names, all but the one that ends the answer.
     ``ignore_eos`` goes on past the model's end tokens, for load tests of a fixed length. Before ``min_tokens`` no token
     ends the answer; ``max_tokens`` None leaves the longest to the engine. ``seed`` makes a sampled answer repeatable,
     alone and in company. ``logprobs`` asks for the chosen tokens' log-probabilities and those of so many likeliest
@@ -51,6 +52,7 @@ class SamplingParameters:
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
     ignore_eos: bool = False
     seed: int | None = None
     logprobs: int | None = None

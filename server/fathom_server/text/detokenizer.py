@@ -26,13 +26,14 @@ class DetokenizerFactory:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._token_bytes = _byte_level_table(tokenizer)
+        self._shown, self._every = _byte_level_tables(tokenizer) or (None, None)
 
-    def new(self) -> Detokenizer:
-        """A detokenizer for one answer."""
-        if self._token_bytes is not None:
-            return ByteLevelDetokenizer(self._token_bytes)
-        return StreamDetokenizer(self._tokenizer)
+    def new(self, *, skip_special_tokens: bool = True) -> Detokenizer:
+        """A detokenizer for one answer, in which special tokens are not seen or are seen by their names."""
+        table = self._shown if skip_special_tokens else self._every
+        if table is not None:
+            return ByteLevelDetokenizer(table)
+        return StreamDetokenizer(self._tokenizer, skip_special_tokens=skip_special_tokens)
 
 
 class ByteLevelDetokenizer:
@@ -54,17 +55,17 @@ class ByteLevelDetokenizer:
 class StreamDetokenizer:
     """For every other kind (SentencePiece style, WordPiece): the library's own incremental decoder."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True) -> None:
         self._tokenizer = tokenizer
-        self._stream = DecodeStream(skip_special_tokens=True)
+        self._stream = DecodeStream(skip_special_tokens=skip_special_tokens)
 
     def push(self, ids: Sequence[int]) -> str:
         """Text that is certain after these ids."""
         return "".join(self._stream.step(self._tokenizer, token) or "" for token in ids)
 
 
-def _byte_level_table(tokenizer: Tokenizer) -> list[bytes] | None:
-    """Bytes of every token id of a byte-level tokenizer; None for another kind. Special tokens have no bytes."""
+def _byte_level_tables(tokenizer: Tokenizer) -> tuple[list[bytes], list[bytes]] | None:
+    """Bytes of every id of a byte-level tokenizer, without and with those of special tokens; None for another kind."""
     description = json.loads(tokenizer.to_str())
     decoder = description.get("decoder") or {}
     decoders = decoder.get("decoders", [decoder])
@@ -72,14 +73,15 @@ def _byte_level_table(tokenizer: Tokenizer) -> list[bytes] | None:
         return None
     byte_of = {character: byte for byte, character in byte_characters().items()}
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-    table = [b""] * (max(vocabulary.values(), default=-1) + 1)
+    every = [b""] * (max(vocabulary.values(), default=-1) + 1)
     added = {entry["id"]: entry for entry in description.get("added_tokens", ())}
     for token, index in vocabulary.items():
-        if index in added:
-            table[index] = b"" if added[index]["special"] else token.encode()
-        else:
-            table[index] = bytes(byte_of[character] for character in token)
-    return table
+        every[index] = token.encode() if index in added else bytes(byte_of[character] for character in token)
+    shown = list(every)
+    for index, entry in added.items():
+        if entry["special"]:
+            shown[index] = b""
+    return shown, every
 
 
 def byte_characters() -> dict[int, str]:

@@ -40,6 +40,7 @@ _TURNS: Final = "fathom turns"
 _PIECES: Final = "fathom pieces"
 _PADDERS: Final = ("center", "ljust", "rjust", "zfill", "expandtabs", "indent", "tojson", "batch", "slice", "range")
 
+_CONVERSATION: Final = ("messages", "tools", "chat_template_kwargs")
 _SPECIAL_TOKENS: Final = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -50,7 +51,13 @@ class TextError(ValueError):
 class TextTokenizer:
     """Tokenizer and chat template of one checkpoint. Safe to use from several threads."""
 
-    def __init__(self, tokenizer: Tokenizer, config: dict[str, Any], chat_template: str | None) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        config: dict[str, Any],
+        chat_template: str | None,
+        tool_template: str | None = None,
+    ) -> None:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self.tokenizer = tokenizer
@@ -58,6 +65,9 @@ class TextTokenizer:
             name: _token_text(config[name]) for name in _SPECIAL_TOKENS if config.get(name) is not None
         }
         self._template = _compile_template(chat_template) if chat_template is not None else None
+        self._tool_template = _compile_template(tool_template) if tool_template is not None else self._template
+        self.tool_template = tool_template or chat_template
+        """Source of the template for conversations with tools; it may not know them."""
 
     @classmethod
     def load(cls, folder: Path) -> "TextTokenizer":
@@ -75,7 +85,7 @@ class TextTokenizer:
             raise TextError(f"{path} is not a tokenizer: {error}") from error
         config = _read_config(folder / TOKENIZER_CONFIG_FILE)
         try:
-            return cls(tokenizer, config, _find_template(folder, config))
+            return cls(tokenizer, config, *_find_templates(folder, config))
         except (KeyError, TypeError, UnicodeDecodeError) as error:
             raise TextError(f"{folder / TOKENIZER_CONFIG_FILE} has not the form of one: {error!r}") from error
 
@@ -96,23 +106,27 @@ class TextTokenizer:
         """Ids and token types of several texts, or pairs of texts, each unpadded."""
         return [(list(row.ids), list(row.type_ids)) for row in self.tokenizer.encode_batch(list(rows))]
 
-    def encode_messages(self, messages: object) -> list[int]:
+    def encode_messages(self, conversation: object) -> list[int]:
         """Ids of a conversation, ready for the assistant's answer.
 
-        ``messages`` is a list of objects with ``role`` and ``content`` strings. Raises TextError where it is not, where
-        the model has no chat template, or where the template refuses it.
+        ``conversation`` is a list of messages, objects with ``role`` and ``content`` strings; or an object with such
+        ``messages`` and, for the template, ``tools`` (a list of objects that describe functions, as in OpenAI's API)
+        and ``chat_template_kwargs`` (an object of further variables). Raises TextError where it is not, where the model
+        has no chat template, or where the template refuses it.
         """
-        return list(self.tokenizer.encode(self.render(messages), add_special_tokens=False).ids)
+        return list(self.tokenizer.encode(self.render(conversation), add_special_tokens=False).ids)
 
-    def render(self, messages: object) -> str:
+    def render(self, conversation: object) -> str:
         """A conversation as the text that the chat template makes of it; raises as ``encode_messages``."""
-        if self._template is None:
+        values = _template_values(conversation)
+        template = self._tool_template if "tools" in values else self._template
+        if template is None:
             raise TextError("this model has no chat template; send text_input instead of messages")
-        values = {"messages": _checked_messages(messages), "add_generation_prompt": True, **self._special_tokens}
+        values |= {"add_generation_prompt": True, **self._special_tokens}
         token = _BUDGET.set(_Budget())
         try:
             pieces = []
-            for piece in self._template.generate(**values):
+            for piece in template.generate(**values):
                 _BUDGET.get().spend(len(piece))
                 pieces.append(piece)
             return "".join(pieces)
@@ -130,6 +144,25 @@ class TextTokenizer:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
 
+def _template_values(conversation: object) -> dict[str, Any]:
+    """What a template is given of a conversation."""
+    if not isinstance(conversation, dict):
+        return {"messages": _checked_messages(conversation)}
+    strange = next((key for key in conversation if key not in _CONVERSATION), None)
+    if strange is not None:
+        raise TextError(f"messages has {strange!r}; an object of messages may have {', '.join(_CONVERSATION)}")
+    tools, further = conversation.get("tools"), conversation.get("chat_template_kwargs")
+    if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
+        raise TextError("messages.tools must be a list of objects that describe functions")
+    if further is not None and not isinstance(further, dict):
+        raise TextError("messages.chat_template_kwargs must be an object of the chat template's variables")
+    return {
+        **(further or {}),
+        "messages": _checked_messages(conversation.get("messages")),
+        **({"tools": tools} if tools else {}),
+    }
+
+
 def _checked_messages(messages: object) -> list[dict[str, Any]]:
     if not isinstance(messages, list) or not messages:
         raise TextError('messages must be a list of at least one {"role": ..., "content": ...} object')
@@ -137,7 +170,8 @@ def _checked_messages(messages: object) -> list[dict[str, Any]]:
         if not isinstance(message, dict):
             raise TextError(f"messages[{position}] must be an object, not {type(message).__name__}")
         for key in ("role", "content"):
-            if not isinstance(message.get(key), str):
+            calls_instead = key == "content" and message.get(key) is None and message.get("tool_calls")
+            if not (isinstance(message.get(key), str) or calls_instead):
                 raise TextError(f"messages[{position}].{key} must be a string, not {type(message.get(key)).__name__}")
     return messages
 
@@ -147,16 +181,16 @@ def _token_text(token: object) -> str:
     return str(token["content"]) if isinstance(token, dict) else str(token)
 
 
-def _find_template(folder: Path, config: dict[str, Any]) -> str | None:
+def _find_templates(folder: Path, config: dict[str, Any]) -> tuple[str | None, str | None]:
+    """The chat template, and the one for conversations with tools where there is one of its own."""
     file = folder / CHAT_TEMPLATE_FILE
     if file.is_file():
         _check_size(file, MAX_CONFIG_BYTES)
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8"), None
     template = config.get("chat_template")
-    if isinstance(template, list):  # several named templates
-        named = {entry["name"]: entry["template"] for entry in template}
-        template = named.get("default")
-    return template if isinstance(template, str) else None
+    named = {entry["name"]: entry["template"] for entry in template} if isinstance(template, list) else {}
+    chosen = (named.get("default"), named.get("tool_use")) if named else (template, None)
+    return chosen[0] if isinstance(chosen[0], str) else None, chosen[1] if isinstance(chosen[1], str) else None
 
 
 def _read_config(path: Path) -> dict[str, Any]:

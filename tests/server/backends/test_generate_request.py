@@ -108,7 +108,7 @@ def test_vllms_json_is_read() -> None:
         "stop_token_ids": [4, 5],
         "include_stop_str_in_output": True,
         "ignore_eos": True,
-        "skip_special_tokens": True,
+        "skip_special_tokens": False,
         "seed": None,
         "logprobs": 4,
         "prompt_logprobs": 0,
@@ -133,6 +133,7 @@ def test_vllms_json_is_read() -> None:
         stop_token_ids=(4, 5),
         include_stop_str_in_output=True,
         ignore_eos=True,
+        skip_special_tokens=False,
         logprobs=4,
         prompt_logprobs=0,
     )
@@ -283,7 +284,7 @@ def test_bad_input_is_named(tensors: dict, told: str) -> None:
         ('{"logprobs": 21}', "logprobs is 21; it must be between 0 and 20"),
         ('{"n": 2}', "n is 2 and temperature 0"),
         ('{"priority": 3000000000}', "priority is 3000000000; it must be between -2147483648 and 2147483647"),
-        ('{"skip_special_tokens": false}', "skip_special_tokens is False; it must be true"),
+        ('{"skip_special_tokens": 0}', "skip_special_tokens is 0; it must be true or false"),
         ('{"structured_outputs": "json"}', "structured_outputs is 'json'; it must be an object with one of json"),
         ('{"structured_outputs": {"yaml": 1}}', "structured_outputs has 'yaml', which is not supported; supported: js"),
         ('{"structured_outputs": {"regex": 5}}', "structured_outputs.regex is 5; it must be a string"),
@@ -331,4 +332,4 @@ def test_the_docs_name_every_tensor_and_parameter() -> None:
     with pytest.raises(InvalidRequestError, match="supported: ") as refusal:
         read(sampling_parameters=text('{"x": 1}'))
     parameters = set(str(refusal.value).partition("supported: ")[2].split(", "))
-    assert wire | prompts | parameters - {"skip_special_tokens"} <= named
+    assert wire | prompts | parameters <= named

@@ -118,6 +118,20 @@ def test_log_probabilities_are_listed_as_json() -> None:
     assert [each["token_id"] for each in json.loads(plain(second)["logprobs"][0])] == [2, 3]
 
 
+def test_listed_tokens_have_their_text() -> None:
+    """Beside a log-probability stands the token's text, and its bytes where they are a part of a character."""
+    table = [b"", b"a", " \u00e9".encode(), b"\xe6\x9d", b"\xb1"]
+    writer = ResponseWriter(make_call(logprobs=1), NAMES, token_bytes=table)
+    [tensors] = writer.streamed([Piece(0, "a", (2, 3, 9), None, (choice(2, -0.5), choice(3, -1.0), choice(9, -2.0)))])
+    listed = json.loads(plain(tensors)["logprobs"][0])
+    assert [(each.get("token"), each.get("bytes")) for each in listed] == [
+        (" \u00e9", None),
+        ("\ufffd", "e69d"),
+        (None, None),
+    ]
+    assert [each["top"][0].get("token") for each in listed] == [" \u00e9", "\ufffd", None]
+
+
 def test_whole_answers_list_each_sequences_log_probabilities() -> None:
     """Not streamed, the JSON of log-probabilities is one list a sequence."""
     writer = ResponseWriter(make_call(n=2, logprobs=0, prompt_logprobs=0), NAMES)

@@ -49,8 +49,10 @@ def test_ids_beyond_the_vocabulary_have_no_text() -> None:
 
 
 def test_special_tokens_have_no_text() -> None:
-    """End-of-turn markers never show."""
-    assert FACTORY.new().push([BYTE_LEVEL.token_to_id("<|im_end|>")]) == ""
+    """End-of-turn markers do not show, unless special tokens are to be seen."""
+    ids = [*BYTE_LEVEL.encode("a").ids, BYTE_LEVEL.token_to_id("<|im_end|>")]
+    assert FACTORY.new().push(ids) == "a"
+    assert FACTORY.new(skip_special_tokens=False).push(ids) == "a<|im_end|>"
 
 
 @pytest.fixture(scope="module")

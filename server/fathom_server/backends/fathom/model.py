@@ -23,6 +23,7 @@ from fathom_server.engine.runner.load import load_runner
 from fathom_server.engine.settings import EngineSettings
 from fathom_server.engine.speculation.load import load_speculator
 from fathom_server.errors import EngineFailureError, RequestError
+from fathom_server.text.token_bytes import token_bytes
 from fathom_server.text.tokenizer import TextTokenizer
 
 logger: Final = logging.getLogger("fathom.backend")
@@ -48,6 +49,7 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         settings = EngineSettings.load(folder)
         self._tokenizer = TextTokenizer.load(folder)
+        self._token_bytes = token_bytes(self._tokenizer.tokenizer)
         self._engine = Engine(
             load_runner(folder, settings), settings, self._tokenizer, load_speculator(folder, settings)
         )
@@ -93,7 +95,8 @@ class TritonPythonModel:
 
     def _submit(self, call: GenerateRequest, transport: TritonTransport, origin: RequestOrigin) -> None:
         try:
-            transport.describe(call, "" if call.exclude_input_in_output else self._tokenizer.decode(call.prompt_ids))
+            echo = "" if call.exclude_input_in_output else self._tokenizer.decode(call.prompt_ids)
+            transport.describe(call, echo, self._token_bytes)
             watched = WatchedRequest(transport)
             answer = OutgoingAnswer(
                 self._outbox,

@@ -20,14 +20,18 @@ class ResponseWriter:
     """What the responses to one request say; of ``protocol.GENERATE_OUTPUTS`` what was asked for.
 
     ``names`` are the outputs that the caller's request lists; ``echo`` is the text that stands before each answer.
-    Not to be used from two threads at once.
+    ``token_bytes`` is what each token writes, which is told beside log-probabilities. Not to be used from two threads
+    at once.
     """
 
-    def __init__(self, call: GenerateRequest, names: Collection[str], echo: str = "") -> None:
+    def __init__(
+        self, call: GenerateRequest, names: Collection[str], echo: str = "", token_bytes: Sequence[bytes] = ()
+    ) -> None:
         self._names = call.outputs & frozenset(names)
         self._prompt_ids = call.prompt_ids
         self._sequences = call.sampling.n
         self._echo = echo
+        self._token_bytes = token_bytes
         self._logprobs = [0.0] * self._sequences
         self._begun = [False] * self._sequences
         self._prompt_is_told = False
@@ -57,7 +61,7 @@ class ResponseWriter:
             protocol.NUM_OUTPUT_TOKENS: lambda: np.array([len(ids) for ids in token_ids], dtype=np.uint32),
             protocol.OUTPUT_IDS: lambda: np.array([token for ids in token_ids for token in ids], dtype=np.int32),
             protocol.SEQUENCE_INDEX: lambda: np.array(sequences, dtype=np.int32),
-            protocol.LOGPROBS: lambda: _strings(json.dumps([_listed(each) for each in own]) for own in choices),
+            protocol.LOGPROBS: lambda: _strings(json.dumps([self._listed(each) for each in own]) for own in choices),
             protocol.PROMPT_LOGPROBS: lambda: self._prompt_logprobs(pieces),
             protocol.CUMULATIVE_LOGPROB: lambda: cumulative,
             protocol.CUM_LOG_PROBS: lambda: cumulative,
@@ -88,19 +92,32 @@ class ResponseWriter:
         self._prompt_is_told = True
         every = (piece.prompt_choices for own in pieces.values() for piece in own)
         told = [Choice(self._prompt_ids[0]), *next((choices for choices in every if choices), ())]
-        return _strings([json.dumps([_listed(choice) for choice in told])])
+        return _strings([json.dumps([self._listed(choice) for choice in told])])
+
+    def _listed(self, choice: Choice) -> dict[str, Any]:
+        return {
+            "token_id": choice.token,
+            **self._text_of(choice.token),
+            "logprob": None if choice.logprob is None else _finite(choice.logprob),
+            "top": [
+                {"token_id": each.token, **self._text_of(each.token), "logprob": _finite(each.logprob)}
+                for each in choice.top
+            ],
+        }
+
+    def _text_of(self, token: int) -> dict[str, str]:
+        """A token's text, and its bytes where they are no whole characters."""
+        if token >= len(self._token_bytes):
+            return {}
+        written = self._token_bytes[token]
+        try:
+            return {"token": written.decode()}
+        except UnicodeDecodeError:
+            return {"token": written.decode(errors="replace"), "bytes": written.hex()}
 
 
 def _reason(pieces: Sequence[Piece]) -> str:
     return (pieces[-1].finish_reason or "") if pieces else ""
-
-
-def _listed(choice: Choice) -> dict[str, Any]:
-    return {
-        "token_id": choice.token,
-        "logprob": None if choice.logprob is None else _finite(choice.logprob),
-        "top": [{"token_id": each.token, "logprob": _finite(each.logprob)} for each in choice.top],
-    }
 
 
 def _finite(logprob: float | None) -> float:

@@ -139,11 +139,6 @@ def _biases(value: object) -> tuple[tuple[int, float], ...]:
         raise TypeError("an object whose names are token ids and whose values are numbers") from None
 
 
-def _only_true(value: object) -> None:
-    if value is not True:
-        raise TypeError("true: special tokens are never shown")
-
-
 _PARAMETERS: Final[Mapping[str, Callable[[object], Any]]] = {
     "n": _integer,
     "best_of": _integer,
@@ -163,13 +158,12 @@ _PARAMETERS: Final[Mapping[str, Callable[[object], Any]]] = {
     "stop_token_ids": _integers,
     "include_stop_str_in_output": _boolean,
     "ignore_eos": _boolean,
-    "skip_special_tokens": _only_true,
+    "skip_special_tokens": _boolean,
     "seed": _integer,
     "logprobs": _integer,
     "prompt_logprobs": _integer,
     "priority": _integer,
 }
-_WITHOUT_EFFECT: Final = ("skip_special_tokens",)
 _STRUCTURES: Final = "structured_outputs"
 _GUIDED: Final[Mapping[str, StructureKind]] = {
     "guided_json": "json",
@@ -200,8 +194,6 @@ def _from_json(source: str) -> dict[str, Any]:
             raise InvalidRequestError(
                 f"sampling_parameters.{name} is {reprlib.repr(given[name])}; it must be {expected}"
             ) from expected
-    for name in _WITHOUT_EFFECT:
-        values.pop(name, None)
     structures = {**_structures(given.get(_STRUCTURES)), **_guided(given)}
     if len(structures) > 1:
         raise InvalidRequestError(f"an answer can have one structure; this request has {' and '.join(structures)}")
