@@ -1,15 +1,11 @@
-"""``fathom-client`` as its users meet it: in pipes and in a terminal."""
+"""``fathom-client`` as its users meet it: answers, faults, signals."""
 
 import json
-import os
-import pty
 import re
-import select
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,68 +18,6 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 Ordered = Callable[..., str]
 Seen = Callable[[str], str]
 PATIENCE_S = 20.0
-
-
-class Terminal:
-    """A ``fathom-client`` in a pseudo-terminal, typed into and read from."""
-
-    def __init__(self, *arguments: str) -> None:
-        self._screen, terminal = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "fathom_client.cli", *arguments],
-            stdin=terminal,
-            stdout=terminal,
-            stderr=terminal,
-            start_new_session=True,
-            env=os.environ | {"TERM": "dumb"},
-            preexec_fn=_take_terminal,  # the child has one thread; Ctrl-C needs a controlling terminal
-        )
-        os.close(terminal)
-        self._unread = ""
-
-    def type(self, text: str) -> None:
-        """Press keys."""
-        os.write(self._screen, text.encode())
-
-    def expect(self, pattern: str) -> str:
-        """Wait until the screen shows the pattern; returns what stands before and in it."""
-        deadline = time.monotonic() + PATIENCE_S
-        while not (found := re.search(pattern, self._unread)):
-            assert select.select([self._screen], [], [], max(0, deadline - time.monotonic()))[0], self._unread
-            try:
-                raw = os.read(self._screen, 65536)
-            except OSError:  # Linux's end of file for a terminal whose other side is closed
-                raw = b""
-            assert raw, f"{pattern!r} never came; left: {self._unread!r}"
-            self._unread += raw.decode(errors="replace")
-        shown, self._unread = self._unread[: found.end()], self._unread[found.end() :]
-        return shown
-
-    def close(self) -> None:
-        """End it for certain."""
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        os.close(self._screen)
-
-
-def _take_terminal() -> None:
-    import fcntl
-    import termios
-
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-
-@pytest.fixture
-def chat(url: str) -> Iterator[Terminal]:
-    """An interactive conversation, at its first prompt."""
-    terminal = Terminal("--url", url, "chat")
-    try:
-        terminal.expect("Ctrl-C stops an answer.*\n")
-        terminal.expect("> ")
-        yield terminal
-    finally:
-        terminal.close()
 
 
 def test_generate_prints_the_answer(cli: Cli) -> None:
@@ -258,64 +192,6 @@ def test_closed_pipe_ends_a_command_and_its_request(url: str, ordered: Ordered, 
     seen("cancelled")
 
 
-def test_piped_chat_answers_each_line(cli: Cli) -> None:
-    """Without a terminal each line of standard input is a turn, and no prompt is printed."""
-    done = cli("chat", stdin="hello there\n/reset\n\n/help\nlast\n/exit\nnever\n")
-    assert done.stdout == "hello there\n(forgotten)\n(/help is no command; there are /reset and /exit)\nlast\n"
-    assert (done.stderr, done.returncode) == ("", 0)
-    done = cli("chat", "--model", "nobody", stdin="hello\nagain\n")
-    assert done.returncode == 2
-    assert done.stderr.count("error:") == 1
-
-
-def test_chat_sends_its_history(cli: Cli, tmp_path: Path) -> None:
-    """Each turn carries the system text and the turns before it, until ``/reset``."""
-    echo = json.dumps({"echo": True})
-    done = cli("chat", "--system", "be brief", stdin=f"hello\n{echo}\n/reset\n{echo}\n")
-    first, second = (
-        json.loads(json.loads(line)["inputs"]["messages"]["values"][0])
-        for line in done.stdout.splitlines()
-        if line.startswith("{")
-    )
-    assert [turn["role"] for turn in first] == ["system", "user", "assistant", "user"]
-    assert [turn["content"] for turn in first[:3]] == ["be brief", "hello", "hello"]
-    assert [turn["role"] for turn in second] == ["system", "user"]
-
-
-def test_interactive_chat(chat: Terminal, ordered: Ordered) -> None:
-    """A session in a terminal answers, obeys its commands, survives an error, and leaves on Ctrl-D."""
-    chat.type("hello wide world\n")
-    assert "hello wide world" in chat.expect("\nhello wide world\r\n> ")
-    chat.type("/reset\n")
-    chat.expect(r"\(forgotten\)\r\n> ")
-    chat.type('{"error": ["UNAVAILABLE", "the queue is full"]}\n')
-    chat.expect(r"error: chat: the queue is full .*\n> ")
-    chat.type("still here\n")
-    chat.expect("\nstill here\r\n> ")
-    chat.type("\x04")
-    assert chat.process.wait(PATIENCE_S) == 0
-
-
-def test_ctrl_c_stops_the_answer_and_not_the_session(chat: Terminal, seen: Seen, tmp_path: Path) -> None:
-    """Ctrl-C cancels the running answer on the server and forgets that turn; the conversation goes on."""
-    # a turn is one line, so the stand-in is told by its single line of JSON, and echoes what it was sent, slowly
-    chat.type("first\n")
-    chat.expect("\nfirst\r\n> ")
-    orders = {"echo": True, "delay_s": 0.05, "marker": str(tmp_path / "cancelled")}
-    chat.type(json.dumps(orders) + "\n")
-    chat.expect(r"\n\{.inputs.")
-    chat.type("\x03")
-    chat.expect(r"\(stopped\)\r\n> ")
-    assert seen("cancelled").startswith("cancelled after")
-    chat.type("\x03")
-    chat.expect(r"\(stopped\)\r\n> ")
-    chat.type(json.dumps({"echo": True}) + "\n")
-    shown = chat.expect(r'"timeout_us": \d+\}\r\n> ')
-    assert shown.count('\\"role\\"') == 3
-    chat.type("/exit\n")
-    assert chat.process.wait(PATIENCE_S) == 0
-
-
 def test_help_needs_nothing_heavy() -> None:
     """``--help`` of every command answers without importing gRPC or numpy."""
     code = (
@@ -324,7 +200,9 @@ def test_help_needs_nothing_heavy() -> None:
         "except SystemExit as end:\n    assert end.code == 0\n"
         "assert not {'grpc', 'numpy', 'tritonclient'} & set(sys.modules)"
     )
-    for command in ([], ["generate"], ["chat"], ["embed"], ["rerank"], ["classify"], ["status"], ["models"]):
+    commands = ["generate", "chat", "embed", "rerank", "classify", "status", "models", "completion"]
+    for command in ([], *([name] for name in commands)):
         done = subprocess.run([sys.executable, "-c", code, *command, "--help"], capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")
         assert "usage: fathom-client" in done.stdout
+        assert not command or f"examples:\n  fathom-client {command[0]}" in done.stdout or command == ["completion"]

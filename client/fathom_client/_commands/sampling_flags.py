@@ -1,13 +1,14 @@
-"""The command line's flags for sampling, and the options that they give."""
+"""The flags for sampling, and the options that they give."""
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
+from fathom_client._options import GenerateOptions
 from fathom_client.errors import InvalidArgumentError
 
-if TYPE_CHECKING:
-    from fathom_client._options import GenerateOptions
+OPTIONS: Final = tuple(GenerateOptions.__annotations__)
+"""What a line of ``--jsonl`` may say of its answer: all that the client takes."""
 
 _FILE: Final = "@"
 
@@ -47,7 +48,7 @@ def add_answers(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--echo", action="store_true", help="print the prompt before each answer")
 
 
-def sampling_options(options: argparse.Namespace) -> "GenerateOptions":
+def sampling_options(options: argparse.Namespace) -> GenerateOptions:
     """The options that the flags give; raises InvalidArgumentError for a file that cannot be read."""
     names = (
         *("max_tokens", "min_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "repetition_penalty"),
@@ -56,7 +57,7 @@ def sampling_options(options: argparse.Namespace) -> "GenerateOptions":
     )
     given = {name: getattr(options, name) for name in names if hasattr(options, name)}
     given |= {name: _text(name, getattr(options, name)) for name in ("json_schema", "grammar")}
-    return cast("GenerateOptions", given)
+    return cast("GenerateOptions", {name: value for name, value in given.items() if value is not None})
 
 
 def _text(name: str, value: str | None) -> str | None:
@@ -64,6 +65,6 @@ def _text(name: str, value: str | None) -> str | None:
         return value
     try:
         return Path(value.removeprefix(_FILE)).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or no name that a file can have
         flag = name.replace("_", "-")
         raise InvalidArgumentError(f"--{flag} names a file that cannot be read: {error}") from None

@@ -1,0 +1,62 @@
+"""A ``fathom-client`` in a pseudo-terminal."""
+
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+PATIENCE_S = 20.0
+
+
+class Terminal:
+    """A ``fathom-client`` in a pseudo-terminal, typed into and read from; ``history`` is where its lines are kept."""
+
+    def __init__(self, history: Path | str, *arguments: str) -> None:
+        self._screen, terminal = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "fathom_client.cli", *arguments],
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+            start_new_session=True,
+            env=os.environ | {"TERM": "dumb", "FATHOM_HISTORY": str(history)},
+            preexec_fn=_take_terminal,  # the child has one thread; Ctrl-C needs a controlling terminal
+        )
+        os.close(terminal)
+        self._unread = ""
+
+    def type(self, text: str) -> None:
+        """Press keys."""
+        os.write(self._screen, text.encode())
+
+    def expect(self, pattern: str) -> str:
+        """Wait until the screen shows the pattern; returns what stands before and in it."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not (found := re.search(pattern, self._unread)):
+            assert select.select([self._screen], [], [], max(0, deadline - time.monotonic()))[0], self._unread
+            try:
+                raw = os.read(self._screen, 65536)
+            except OSError:  # Linux's end of file for a terminal whose other side is closed
+                raw = b""
+            assert raw, f"{pattern!r} never came; left: {self._unread!r}"
+            self._unread += raw.decode(errors="replace")
+        shown, self._unread = self._unread[: found.end()], self._unread[found.end() :]
+        return shown
+
+    def close(self) -> None:
+        """End it for certain."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        os.close(self._screen)
+
+
+def _take_terminal() -> None:
+    import fcntl
+    import termios
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
