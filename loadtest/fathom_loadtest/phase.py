@@ -1,67 +1,136 @@
-"""One phase of a run (a stage, or its warm-up): who may still send, and what came of it."""
+"""One phase of a run (a stage, or its warm-up): who may still send, when, and what came of it."""
 
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
 
-from fathom_loadtest.prompts import PromptSource
+import gevent
+from gevent.event import Event
+from gevent.queue import Queue
+
+from fathom_loadtest.load.plan import Stage
 from fathom_loadtest.recorder import Recorder
-from fathom_loadtest.scenario import Scenario
+from fathom_loadtest.workload import WHOLE, Item, Share, Workload
 
-if TYPE_CHECKING:
-    from gevent.event import Event
+_NS_PER_S: Final = 1_000_000_000
 
 
 @dataclass(slots=True)
 class Phase:
     """What the users of one phase share.
 
-    All users connect before the first request starts. Requests are numbered in the order in which they start; no
-    further one starts after ``requests`` of them, after ``duration_s`` seconds, or once ``close`` was called.
-    Requests under way are waited for. ``recorder`` gets each request that ended.
+    All users connect before the first request starts. Items are numbered in the order in which they start (closed
+    loop) or are due (open loop); no further one starts after the stage's requests or seconds, or once ``close`` was
+    called. Requests under way are waited for, and so are those of an open loop that were due and found no free user;
+    ``late`` counts these. ``recorder`` gets each request that ended.
+
+    ``users`` are those of this process, whose part of the items ``share`` tells.
     """
 
     name: str
-    stage: int
-    users: int
-    scenario: Scenario
-    prompts: PromptSource
+    stage: Stage
+    workload: Workload
     recorder: Recorder
-    everyone_connected: "Event"
-    requests: int | None = None
-    duration_s: float | None = None
+    users: int
+    share: Share = WHOLE
     started: int = 0
+    late: int = 0
     opened_ns: int | None = None
-    _closed: bool = False
+    crash: BaseException | None = None
+    _next: int = 0
+    _busy: int = 0
     _connected: int = 0
+    _closed: bool = False
+    _opened: Event = field(default_factory=Event)
+    _due: "Queue[Item | None]" = field(default_factory=Queue)
+    _dispatcher: gevent.Greenlet | None = None
 
-    def connected(self) -> None:
-        """Wait until every user is connected; the phase opens then."""
+    def __post_init__(self) -> None:
+        self._next = self.share.place
+
+    def connected(self) -> int:
+        """Wait until every user is connected, upon which the phase opens; gives the user's number."""
+        number = self._connected
         self._connected += 1
         if self._connected == self.users:
             self.opened_ns = time.perf_counter_ns()
-            self.everyone_connected.set()
-        self.everyone_connected.wait()
+            times = self.workload.due_times_s(self.name, self.stage)
+            if times is not None:
+                self._dispatcher = gevent.spawn(self._dispatch, times)
+                self._dispatcher.link_exception(self._note_crash)
+            self._opened.set()
+        self._opened.wait()
+        if self.stage.ramp_s and self.opened_ns is not None:
+            self._sleep_until(self.opened_ns + round(number / self.users * self.stage.ramp_s * _NS_PER_S))
+        return number
 
-    def take_index(self) -> int | None:
-        """Give the number of the next request, or None where no further one may start."""
-        if self._closed or self.opened_ns is None or (self.requests is not None and self.started >= self.requests):
-            return None
-        if self.duration_s is not None and self.elapsed_s() >= self.duration_s:
-            return None
-        self.started += 1
-        return self.started - 1
+    def take(self) -> Item | None:
+        """Give the next item, in an open loop once one is due; None where no further one may start."""
+        if self._dispatcher is not None:
+            item = None if self._closed else self._due.get()
+        elif self.may_start() and (self.stage.requests is None or self._next < self.stage.requests):
+            item = self.workload.item(self.name, self._next)
+            self._next += self.share.of
+        else:
+            item = None
+        self._busy += item is not None
+        return item
+
+    def done(self) -> None:
+        """Note that a user has finished with its item."""
+        self._busy -= 1
+
+    def may_start(self) -> bool:
+        """Whether another request may start now, were there one."""
+        if self._closed or self.opened_ns is None:
+            return False
+        return self.stage.duration_s is None or self.elapsed_s() < self.stage.duration_s
 
     def elapsed_s(self) -> float:
         """Seconds since the phase opened; 0 before."""
-        return 0.0 if self.opened_ns is None else (time.perf_counter_ns() - self.opened_ns) / 1e9
+        return 0.0 if self.opened_ns is None else (time.perf_counter_ns() - self.opened_ns) / _NS_PER_S
 
     def close(self) -> None:
-        """Let no further request start, and nobody wait for users who will not come."""
+        """Let no further request start, and nobody wait for users or requests that will not come."""
         self._closed = True
-        self.everyone_connected.set()
+        self._opened.set()
+        if self._dispatcher is not None:
+            self._dispatcher.kill(block=False)
+            self._end()
 
     @property
     def overdue(self) -> bool:
-        """Whether requests still run although their own timeout must have ended each of them by now."""
-        return self.duration_s is not None and self.elapsed_s() > self.duration_s + self.scenario.timeout_s + 5
+        """Whether requests still run although their own timeouts must have ended each of them by now.
+
+        In an open loop a request may wait for one timeout to be sent, and for another one to be answered.
+        """
+        limit_s = self.workload.scenario.timeout_s
+        return self.stage.duration_s is not None and self.elapsed_s() > self.stage.duration_s + 2 * limit_s + 5
+
+    def _dispatch(self, times: Iterator[float]) -> None:
+        """Put each item in the queue when it is due."""
+        assert self.opened_ns is not None  # noqa: S101 - who spawned this has set it
+        for index, due_s in enumerate(times):
+            if self.stage.duration_s is not None and due_s >= self.stage.duration_s:
+                break
+            if index % self.share.of != self.share.place:
+                continue
+            due_ns = self.opened_ns + round(due_s * _NS_PER_S)
+            item = self.workload.item(self.name, index, due_ns)  # composed before it is due
+            self._sleep_until(due_ns)
+            self.late += self._busy + self._due.qsize() >= self.users
+            self._due.put(item)
+        self._end()
+
+    def _end(self) -> None:
+        for _ in range(self.users):
+            self._due.put(None)
+
+    def _sleep_until(self, at_ns: int) -> None:
+        while (left_ns := at_ns - time.perf_counter_ns()) > 0:
+            gevent.sleep(left_ns / _NS_PER_S)
+
+    def _note_crash(self, dispatcher: gevent.Greenlet) -> None:
+        self.crash = dispatcher.exception
+        self._end()

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -12,37 +13,37 @@ import gevent
 from rich.console import Console
 
 from fathom_client import Client
+from fathom_loadtest.content.files import ScenarioFiles
+from fathom_loadtest.content.synthetic import WordCosts
 from fathom_loadtest.environment import RunEnvironment
 from fathom_loadtest.errors import OutputError
+from fathom_loadtest.live import LiveTable
 from fathom_loadtest.outcome import Run
-from fathom_loadtest.prompts import PromptSet, PromptSource
 from fathom_loadtest.report.document import Report, build_report
 from fathom_loadtest.report.html import save_html
 from fathom_loadtest.report.numbers import percent
 from fathom_loadtest.run import LoadTest
-from fathom_loadtest.scenario import Scenario
-from fathom_loadtest.synthetic import SyntheticPrompts, WordCosts
+from fathom_loadtest.scenario import TaskSpec
 from fathom_loadtest.target import TokenCounter, check_target, connect
-from fathom_loadtest.terminal import Progress, remarks, summary_table
+from fathom_loadtest.terminal import remarks, summary_table
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 EXIT_INTERRUPTED: Final = 130
 
 
-def run_session(
-    scenario: Scenario, prompt_set: PromptSet | None, output: Path, command: str, fail_on_error_rate: float | None
-) -> int:
+def run_session(files: ScenarioFiles, output: Path, command: str, fail_on_error_rate: float | None) -> int:
     """Test, report, and give the process's exit status. Raises ServerError, OutputError."""
     logging.getLogger("locust").setLevel(logging.ERROR)  # its progress lines would interleave with ours
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     messages, results = Console(stderr=True, highlight=False), Console(highlight=False)
-    with connect(scenario) as client:
+    scenario = files.scenario
+    with connect(scenario.target) as client:
         target = check_target(client, scenario)
         _make_folder(output)
-        prompts = prompt_set or _synthetic_prompts(client, scenario)
-    with Progress(messages) as progress:
-        test = LoadTest(scenario, prompts, progress.update, output / "requests.jsonl")
+        workload = files.workload(partial(_word_costs, client))
+    with LiveTable(messages) as live:
+        test = LoadTest(workload, live.update, output / "requests.jsonl")
         with _ending_on_signals(test):
             run = test.run()
     report = build_report(run, started_at=started_at, command=command, target=target, environment=RunEnvironment.here())
@@ -66,10 +67,8 @@ def _make_folder(output: Path) -> None:
         raise OutputError(f"--output {output}: cannot be written ({error.strerror}); name another folder") from error
 
 
-def _synthetic_prompts(client: Client, scenario: Scenario) -> PromptSource:
-    assert scenario.input_tokens is not None  # noqa: S101 - the scenario was checked when built
-    costs = WordCosts.measure(TokenCounter(client, scenario))
-    return SyntheticPrompts(costs, scenario.input_tokens, scenario.output_tokens, scenario.seed)
+def _word_costs(client: Client, task: TaskSpec) -> WordCosts:
+    return WordCosts.measure(TokenCounter(client, task))
 
 
 @contextmanager

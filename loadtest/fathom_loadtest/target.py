@@ -3,14 +3,28 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from gevent.lock import BoundedSemaphore
 from gevent.pool import Pool
 
-from fathom_client import Client, FathomError, InvalidArgumentError, InvalidRequestError, OverloadedError, Timeout
+from fathom_client import (
+    Client,
+    FathomError,
+    InvalidArgumentError,
+    InvalidRequestError,
+    OverloadedError,
+    Timeout,
+)
+from fathom_loadtest.content.synthetic import WORDS
 from fathom_loadtest.errors import ScenarioError, ServerError
-from fathom_loadtest.scenario import Scenario
+from fathom_loadtest.scenario import Scenario, Target, TaskSpec
+
+if TYPE_CHECKING:
+    from fathom_client import Tls
+
+OPEN_LOOP_CONNECTIONS: Final = 8
+"""Connections that the requests of an open loop share; the users of a closed loop have one each."""
 
 _ATTEMPTS: Final = 3
 _BETWEEN_ATTEMPTS_S: Final = 1.0
@@ -18,12 +32,60 @@ _CONTROL_S: Final = 5.0
 _COUNTS_AT_ONCE: Final = 8
 
 
-def connect(scenario: Scenario) -> Client:
-    """Open a client of the scenario's server with its limits; raises ScenarioError for what is no address."""
+def connect(target: Target) -> Client:
+    """Open a client of the server with its limits; raises ScenarioError for what is no address, key or certificate.
+
+    A request is tried once: what a retry would hide is to be seen.
+    """
+    timeout = Timeout(request_s=target.timeout_s, control_s=_CONTROL_S)
     try:
-        return Client(scenario.url, timeout=Timeout(request_s=scenario.timeout_s, control_s=_CONTROL_S))
+        return Client(target.url, timeout=timeout, api_key=_api_key(target), tls=_tls(target))
     except InvalidArgumentError as error:
-        raise ScenarioError(f"--{error}") from error
+        raise ScenarioError(f"target.{error}") from error
+
+
+def _api_key(target: Target) -> str | None:
+    if target.api_key_file is None:
+        return None
+    try:
+        key = target.api_key_file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScenarioError(f"{target.api_key_file} cannot be read ({error})", "target.api_key_file") from error
+    if not key:
+        raise ScenarioError(f"{target.api_key_file} is empty; write the API key in it", "target.api_key_file")
+    return key
+
+
+def _tls(target: Target) -> "Tls | None":
+    files = target.tls
+    if files is None:
+        return None
+    from fathom_client import Tls
+
+    return Tls(ca=files.ca, certificate=files.certificate, key=files.key, server_name=files.server_name)
+
+
+class Connections:
+    """Clients that a phase's users take turns with, at most ``most``; each is opened when it is first taken."""
+
+    def __init__(self, target: Target, most: int) -> None:
+        self._target = target
+        self._most = most
+        self._clients: list[Client] = []
+        self._taken = 0
+
+    def take(self) -> tuple[Client, bool]:
+        """Give the next client, and whether nobody had it before."""
+        place, self._taken = self._taken % self._most, self._taken + 1
+        is_new = place == len(self._clients)
+        if is_new:
+            self._clients.append(connect(self._target))
+        return self._clients[place], is_new
+
+    def close(self) -> None:
+        """Hang up."""
+        for client in self._clients:
+            client.close()
 
 
 def error_kind(error: FathomError) -> str:
@@ -32,28 +94,32 @@ def error_kind(error: FathomError) -> str:
 
 
 def check_target(client: Client, scenario: Scenario) -> dict[str, str]:
-    """Make sure that the server is up and serves the model; gives what it says of itself.
+    """Make sure that the server is up and serves the models; gives what it says of itself and them.
 
     Raises ServerError naming the server or the model.
     """
-    try:
-        server = client.server_metadata()
-        model = client.model_metadata(scenario.model)
-    except FathomError as error:
-        raise ServerError(f"cannot test {scenario.model!r} at {scenario.url}: {error}") from error
-    return {
-        "server": f"{server.name} {server.version}",
-        "model platform": model.platform,
-        "model versions": ", ".join(model.versions),
-    }
+    found = {}
+    for model in scenario.models:
+        try:
+            server = client.server_metadata()
+            metadata = client.model_metadata(model)
+        except FathomError as error:
+            raise ServerError(f"cannot test {model!r} at {scenario.url}: {error}") from error
+        named = f"{model}: " if len(scenario.models) > 1 else ""
+        found |= {
+            "server": f"{server.name} {server.version}",
+            f"{named}model platform": metadata.platform,
+            f"{named}model versions": ", ".join(metadata.versions),
+        }
+    return found
 
 
 @dataclass(frozen=True, slots=True)
 class TokenCounter:
-    """Counts the tokens of texts by asking the server, as the scenario's requests would send them."""
+    """Counts the tokens of texts by asking the server, as the task's requests would send them."""
 
     client: Client
-    scenario: Scenario
+    task: TaskSpec
 
     def __call__(self, texts: Sequence[str]) -> list[int]:
         """Give each text's number of tokens; raises ServerError where the server does not tell."""
@@ -64,11 +130,11 @@ class TokenCounter:
             pool.kill()
         for answer in answers:
             if isinstance(answer, FathomError):
-                raise ServerError(f"{self.scenario.model!r} refuses a text of synthetic words: {answer}") from answer
+                raise ServerError(f"{self.task.model!r} refuses a text of synthetic words: {answer}") from answer
         counts = [answer for answer in answers if isinstance(answer, int)]
         if min(counts) < 1:
             raise ServerError(
-                f"{self.scenario.model!r} does not report num_input_tokens, which synthetic prompts are measured by; "
+                f"{self.task.model!r} does not report num_input_tokens, which synthetic prompts are measured by; "
                 "use --prompts"
             )
         return counts
@@ -80,10 +146,12 @@ class TokenCounter:
             return error
 
     def _count(self, text: str) -> int:
-        model = self.scenario.model
-        match self.scenario.task:
+        model = self.task.model
+        match self.task.task:
             case "embed":
                 return sum(self.client.embed(model, [text], batch_size=1).num_input_tokens)
+            case "rerank":
+                return sum(self.client.rerank(model, text, [WORDS[0]]).num_input_tokens)
             case "chat":
                 stream = self.client.stream_chat(model, [{"role": "user", "content": text}], max_tokens=1)
             case "generate":

@@ -1,74 +1,13 @@
-"""What the terminal shows: a line of progress while running, a table at the end."""
+"""What the terminal shows at the end of a run: a table and remarks."""
 
-import time
 from collections.abc import Iterable
-from typing import Final
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
 from fathom_loadtest.metrics import Statistics
-from fathom_loadtest.phase import Phase
 from fathom_loadtest.report.document import Report
 from fathom_loadtest.report.numbers import percent, short
-
-_REFRESH_S: Final = 0.25
-_LINE_EVERY_S: Final = 10.0
-
-
-class Progress:
-    """One line that follows the open phase; where nobody watches (no terminal), a new line every ten seconds."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        self._phase: Phase | None = None
-        self._seen = self._first = self._failed = self._tokens = 0
-        self._next_s = 0.0
-
-    def __enter__(self) -> "Progress":
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._live:
-            self._live.stop()
-
-    def update(self, phase: Phase) -> None:
-        """Show how the phase stands now."""
-        if phase is not self._phase:
-            self._phase, self._failed, self._tokens, self._next_s = phase, 0, 0, 0.0
-            self._seen = self._first = sum(record.stage != phase.stage for record in phase.recorder)
-        for record in phase.recorder.since(self._seen):
-            self._failed += not record.succeeded
-            self._tokens += record.num_output_tokens
-        self._seen = len(phase.recorder)
-        now = time.monotonic()
-        if now < self._next_s:
-            return
-        self._next_s = now + (_REFRESH_S if self._live else _LINE_EVERY_S)
-        line = Text(self._line(phase), no_wrap=True, overflow="ellipsis")
-        if self._live:
-            self._live.update(line, refresh=True)
-        elif phase.elapsed_s() > 1:
-            self._console.print(line, soft_wrap=True)
-
-    def _line(self, phase: Phase) -> str:
-        elapsed_s, ended = phase.elapsed_s(), self._seen - self._first
-        limit = f"/{phase.duration_s:g}" if phase.duration_s is not None else ""
-        parts = [phase.name, _plural(phase.users, "user"), f"{elapsed_s:.0f}{limit} s"]
-        parts.append(f"{ended}{f'/{phase.requests}' if phase.requests else ''} requests")
-        if self._failed:
-            parts.append(f"{self._failed} failed")
-        if elapsed_s > 0:
-            parts.append(f"{short(ended / elapsed_s)} requests/s")
-            if phase.scenario.streamed:
-                parts.append(f"{short(self._tokens / elapsed_s)} tokens/s")
-        return " · ".join(parts)
 
 
 def _plural(number: int, noun: str) -> str:

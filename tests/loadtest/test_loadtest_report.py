@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.loadtest.scenarios import closed_loop
 
 from fathom_loadtest.environment import RunEnvironment
 from fathom_loadtest.generator import GeneratorLoad
@@ -20,7 +21,7 @@ from fathom_loadtest.recorder import Recorder, RequestRecord
 from fathom_loadtest.report.document import Report, build_report
 from fathom_loadtest.report.html import save_html
 from fathom_loadtest.report.numbers import percent, short
-from fathom_loadtest.scenario import Length, Scenario, Slo, Task
+from fathom_loadtest.scenario import Slo, Task
 
 SECOND = 1_000_000_000
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -62,7 +63,7 @@ def make_report(
         load = GeneratorLoad(0.25, 0.4, statistics([0.1, 0.2, 0.9]))
         stages.append(StageRun(stage, number, opened_ns, now, 0, load))
         now += SECOND
-    scenario = Scenario("localhost:8001", "chat", task, users, requests=requests, input_tokens=Length(50), slos=slos)
+    scenario = closed_loop("chat", task, users, requests, slos=slos)
     run = Run(scenario, stages, recorder, **ending)
     return build_report(
         run,
@@ -140,7 +141,7 @@ def test_json_holds_every_figure_at_full_precision(tmp_path: Path) -> None:
         assert written["generator"] == asdict(stage.generator)
         assert written["warnings"] == list(stage.warnings)
     assert read["schema"] == "fathom-loadtest/2"
-    assert read["scenario"]["users"] == [2, 8]
+    assert read["scenario"]["load"]["users"] == [2, 8]
     assert read["environment"]["versions"] == report.environment.versions
     assert set(read["definitions"]) == {figure.name for figure in (*DISTRIBUTIONS, *TOTALS)}
 
@@ -175,7 +176,7 @@ def test_the_page_needs_nothing_but_itself(report: Report, tmp_path: Path) -> No
 
 def test_a_run_without_a_stage_has_a_page(tmp_path: Path) -> None:
     """Interrupted during the first warm-up, the report says that nothing was measured."""
-    scenario = Scenario("localhost:8001", "chat", "generate", (1,), requests=1, input_tokens=Length(5))
+    scenario = closed_loop()
     run = Run(scenario, ending="interrupted", ending_message="interrupted")
     report = build_report(
         run, started_at="2026-11-02T09:05:00+00:00", command="", target={}, environment=RunEnvironment.here()

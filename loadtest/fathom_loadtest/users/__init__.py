@@ -1,1 +1,1 @@
-"""Locust users: each sends one request after the other and records what happened."""
+"""Locust users: each sends one request after the other, as its phase gives them, and records what happened."""

@@ -1,0 +1,40 @@
+"""The server under test and how it is reached."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from fathom_loadtest.errors import ScenarioError
+from fathom_loadtest.scenario.key import Key, check_ranges
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """An encrypted connection; files are in PEM form."""
+
+    ca: Annotated[Path | None, Key("authorities that may have signed the server's certificate")] = None
+    certificate: Annotated[Path | None, Key("this client's own certificate, for mutual TLS")] = None
+    key: Annotated[Path | None, Key("its key")] = None
+    server_name: Annotated[str | None, Key("name in the server's certificate, where it is reached by another")] = None
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            missing = "key" if self.key is None else "certificate"
+            raise ScenarioError("is missing; a certificate and its key are given together", missing)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The server under test and how it is reached."""
+
+    url: Annotated[str, Key("HOST:PORT of the gRPC endpoint")] = "localhost:8001"
+    timeout_s: Annotated[
+        float, Key("limit in seconds of one request; a stream that stalls ends as an error", above=0, maximum=1e6)
+    ] = 60.0
+    api_key_file: Annotated[Path | None, Key("file that holds the API key, sent as `authorization: Bearer`")] = None
+    tls: Annotated[TlsFiles | None, Key("encrypts the connection; an empty table trusts the system's authorities")] = (
+        None
+    )
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
