@@ -15,7 +15,7 @@ from fathom_client.errors import InvalidArgumentError
 from fathom_server.errors import SettingsError
 from fathom_server.gateway.app import create_app
 from fathom_server.gateway.edge.access_log import configure_logging
-from fathom_server.gateway.edge.http_protocol import MAX_HEAD_BYTES, protocol_of
+from fathom_server.gateway.edge.http_protocol import MAX_HEAD_BYTES, allow_connections, protocol_of
 from fathom_server.gateway.edge.metrics import GatewayMetrics
 from fathom_server.gateway.settings import GatewaySettings
 
@@ -30,6 +30,7 @@ def run(settings: GatewaySettings) -> int:
     everything at once. Raises SettingsError for a target or an address that cannot be.
     """
     configure_logging()
+    allow_connections(settings)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what others reload upon; changed keys are seen without it
     with contextlib.closing(_listen(settings.host, settings.port)) as listening:
         return asyncio.run(_serve(settings, listening))

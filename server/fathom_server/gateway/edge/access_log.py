@@ -10,6 +10,8 @@ from typing import Any, Final
 from fathom_server.gateway.edge.request_record import RequestRecord
 
 ACCESS: Final = "fathom.gateway.access"
+WATCHERS: Final = frozenset({"/health/live", "/health/ready", "/metrics"})
+
 _FIELDS: Final = "fields"
 
 _access: Final = logging.getLogger(ACCESS)
@@ -43,8 +45,9 @@ def configure_logging(level: int = logging.INFO) -> None:
 
 
 def log_request(record: RequestRecord) -> None:
-    """Log a request that has ended."""
-    if not _access.isEnabledFor(logging.INFO):
+    """Log a request that has ended; what probes and Prometheus ask, and get, at the level debug."""
+    level = logging.DEBUG if record.route in WATCHERS and record.status == 200 else logging.INFO
+    if not _access.isEnabledFor(level):
         return
     now_s = time.perf_counter()
     fields: dict[str, Any] = {
@@ -67,7 +70,7 @@ def log_request(record: RequestRecord) -> None:
         fields["traceparent"] = record.trace_context.get("traceparent")
     if record.prompt is not None:
         fields["prompt"] = record.prompt
-    _access.info("request", extra={_FIELDS: fields})
+    _access.log(level, "request", extra={_FIELDS: fields})
 
 
 def log_event(message: str, **fields: Any) -> None:

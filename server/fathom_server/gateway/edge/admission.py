@@ -26,7 +26,10 @@ class Admission:
             await self._app(scope, receive, send)
             return
         record = record_of(scope)
-        usage = self._usage.setdefault(record.key_name or ANONYMOUS, KeyUsage(self._settings))
+        name = record.key_name or ANONYMOUS
+        if name not in self._usage:
+            self._usage[name] = KeyUsage(self._settings)
+        usage = self._usage[name]
 
         async def send_with_limits(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -24,10 +24,11 @@ class Authentication:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or say which key is missing."""
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+        if scope["type"] == "http":
             record = record_of(scope)
+            keys = None if scope["path"] in OPEN_PATHS else self._keys
             try:
-                record.key_name = ANONYMOUS if self._keys is None else _accepted(scope, self._keys)
+                record.key_name = ANONYMOUS if keys is None else _accepted(scope, keys)
             except AuthenticationError as error:
                 record.key_name, record.rejected = UNKNOWN, "key"
                 await error_response(error)(scope, receive, send)

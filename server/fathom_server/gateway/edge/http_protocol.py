@@ -8,12 +8,15 @@ OpenAI's error object. The time of a body is the ``body`` layer's.
 
 import asyncio
 import json
+import logging
+import resource
 import sys
 from typing import Any, ClassVar, Final
 
 import h11
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
+from fathom_server.errors import SettingsError
 from fathom_server.gateway.edge.access_log import log_event
 from fathom_server.gateway.edge.metrics import GatewayMetrics
 from fathom_server.gateway.errors import (
@@ -33,6 +36,12 @@ LINGER_S: Final = 5.0
 see the answer."""
 
 FULL_RETRY_S: Final = 1.0
+SPARE_FILES: Final = 128
+"""Files that are no caller's connection: the log, the listening socket, gRPC's own, and those about to be refused."""
+
+
+_log: Final = logging.getLogger("fathom.gateway.http")
+_log.setLevel(logging.ERROR)  # uvicorn's warnings of bad requests say less than the lines of the access log
 
 
 class GatewayProtocol(H11Protocol):
@@ -43,6 +52,7 @@ class GatewayProtocol(H11Protocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.logger = _log
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
@@ -101,7 +111,8 @@ class GatewayProtocol(H11Protocol):
             message = f"the request's head is larger than {MAX_HEAD_BYTES} bytes; send fewer or shorter headers"
             self._refuse("head", HeadTooLargeError(message, code="head_too_large"))
         else:
-            self._refuse("head", InvalidApiRequestError(f"this is no HTTP/1.1 request: {error or msg}", code="no_http"))
+            what = str(error or msg).partition(": bytearray")[0]  # without the bytes themselves
+            self._refuse("head", InvalidApiRequestError(f"this is no HTTP/1.1 request: {what}", code="no_http"))
 
     @property
     def _address(self) -> str:
@@ -166,3 +177,16 @@ class GatewayProtocol(H11Protocol):
 def protocol_of(settings: GatewaySettings, metrics: GatewayMetrics) -> type[GatewayProtocol]:
     """The protocol of one gateway, as uvicorn's ``http`` takes it."""
     return type("GatewayProtocolHere", (GatewayProtocol,), {"settings": settings, "metrics": metrics})
+
+
+def allow_connections(settings: GatewaySettings) -> None:
+    """Let this process open a file for each connection; raises SettingsError where the system does not."""
+    wanted = settings.max_connections + SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        raise SettingsError(
+            f"max_connections is {settings.max_connections}, and this process may open {hard} files; "
+            f"raise that limit (ulimit -Hn) to {wanted}, or lower max_connections"
+        )
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

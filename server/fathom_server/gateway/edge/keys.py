@@ -139,16 +139,14 @@ def _keys_of(file: Path, default_name: str | None) -> Iterator[tuple[str, ApiKey
             ) from None
         if not line or line.startswith("#"):
             continue
-        name, colon, key = line.partition(":")
-        if not colon:
-            name, key = default_name, line
-        key = key.strip()
+        given, colon, rest = line.partition(":")
+        name, key = (given.strip(), rest.strip()) if colon else (default_name, line)
         if not _KEY.fullmatch(key) or len(key) < MIN_KEY_CHARACTERS:
             raise SettingsError(
                 f"{where}: a key has at least {MIN_KEY_CHARACTERS} characters and no space (line: name:key)"
             )
         digest = hashlib.sha256(key.encode()).digest()
-        name = f"key-{digest.hex()[:8]}" if name is None else name.strip()
+        name = f"key-{digest.hex()[:8]}" if name is None else name
         if not _NAME.fullmatch(name) or name in RESERVED_NAMES:
             raise SettingsError(
                 f"{where}: what stands before the colon is no name; use up to 64 letters, digits, '_', '-' and '.', "

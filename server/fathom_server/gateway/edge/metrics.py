@@ -10,6 +10,7 @@ from prometheus_client import (
     Histogram,
     PlatformCollector,
     ProcessCollector,
+    disable_created_metrics,
     generate_latest,
 )
 
@@ -26,6 +27,7 @@ class GatewayMetrics:
     """One gateway's counters, in a registry of their own, and those of its process."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # a second series for each, that says when it began
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
