@@ -1,0 +1,1 @@
+"""What runs inside Triton: the twin's models, by Triton's Python backend, and their metrics."""
