@@ -49,21 +49,24 @@ class Phase:
     def __post_init__(self) -> None:
         self._next = self.share.place
 
-    def connected(self) -> int:
-        """Wait until every user is connected, upon which the phase opens; gives the user's number."""
+    def connected(self) -> None:
+        """Wait until every user is connected, upon which the phase opens, and then for the user's turn on the ramp."""
         number = self._connected
         self._connected += 1
         if self._connected == self.users:
-            self.opened_ns = time.perf_counter_ns()
-            times = self.workload.due_times_s(self.name, self.stage)
-            if times is not None:
-                self._dispatcher = gevent.spawn(self._dispatch, times)
-                self._dispatcher.link_exception(self._note_crash)
-            self._opened.set()
+            self.open()
         self._opened.wait()
         if self.stage.ramp_s and self.opened_ns is not None:
             self._sleep_until(self.opened_ns + round(number / self.users * self.stage.ramp_s * _NS_PER_S))
-        return number
+
+    def open(self) -> None:
+        """Let requests start."""
+        self.opened_ns = time.perf_counter_ns()
+        times = self.workload.due_times_s(self.name, self.stage)
+        if times is not None:
+            self._dispatcher = gevent.spawn(self._dispatch, times)
+            self._dispatcher.link_exception(self._note_crash)
+        self._opened.set()
 
     def take(self) -> Item | None:
         """Give the next item, in an open loop once one is due; None where no further one may start."""

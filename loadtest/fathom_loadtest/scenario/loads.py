@@ -9,7 +9,9 @@ from fathom_loadtest.scenario.key import Key, check_ranges
 
 _DURATION: Final = Key("seconds in which requests start, a stage", above=0)
 _REQUESTS: Final = Key("requests a stage, in place of `duration_s`; a conversation counts as one", minimum=1)
-_MAX_IN_FLIGHT: Final = Key("most requests under way at once; one more waits, and is counted as late", minimum=1)
+_MAX_IN_FLIGHT: Final = Key(
+    "most requests under way at once; one more waits, and is counted as late", minimum=1, maximum=100_000
+)
 
 DEFAULT_DURATION_S: Final = 30.0
 DEFAULT_MAX_IN_FLIGHT: Final = 512

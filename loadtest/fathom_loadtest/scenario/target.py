@@ -32,9 +32,9 @@ class Target:
         float, Key("limit in seconds of one request; a stream that stalls ends as an error", above=0, maximum=1e6)
     ] = 60.0
     api_key_file: Annotated[Path | None, Key("file that holds the API key, sent as `authorization: Bearer`")] = None
-    tls: Annotated[TlsFiles | None, Key("encrypts the connection; an empty table trusts the system's authorities")] = (
-        None
-    )
+    tls: Annotated[
+        TlsFiles | None, Key("encrypts the connection; an empty table trusts the authorities that gRPC brings along")
+    ] = None
 
     def __post_init__(self) -> None:
         check_ranges(self)
