@@ -26,14 +26,21 @@ from fathom_loadtest.run import LoadTest
 from fathom_loadtest.scenario import TaskSpec
 from fathom_loadtest.target import TokenCounter, check_target, connect
 from fathom_loadtest.terminal import remarks, summary_table
+from fathom_loadtest.web import WebTest
+from fathom_loadtest.workload import Workload
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 EXIT_INTERRUPTED: Final = 130
 
 
-def run_session(files: ScenarioFiles, output: Path, command: str, fail_on_error_rate: float | None) -> int:
-    """Test, report, and give the process's exit status. Raises ServerError, OutputError."""
+def run_session(
+    files: ScenarioFiles, output: Path, command: str, fail_on_error_rate: float | None, web_port: int | None = None
+) -> int:
+    """Test, report, and give the process's exit status; with a port, from Locust's web UI there.
+
+    Raises ServerError, OutputError.
+    """
     logging.getLogger("locust").setLevel(logging.ERROR)  # its progress lines would interleave with ours
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     messages, results = Console(stderr=True, highlight=False), Console(highlight=False)
@@ -43,9 +50,14 @@ def run_session(files: ScenarioFiles, output: Path, command: str, fail_on_error_
         _make_folder(output)
         workload = files.workload(partial(_word_costs, client))
     with LiveTable(messages) as live:
-        test = LoadTest(workload, live.update, output / "requests.jsonl")
+        test = _make_test(workload, live, output / "requests.jsonl", web_port)
+        if isinstance(test, WebTest):
+            messages.print(f"Locust's web UI: {test.url} (Ctrl-C ends it and writes the report)", soft_wrap=True)
         with _ending_on_signals(test):
             run = test.run()
+    if isinstance(test, WebTest) and not run.stages:
+        messages.print("no test was started, so there is no report")
+        return EXIT_OK
     report = build_report(run, started_at=started_at, command=command, target=target, environment=RunEnvironment.here())
     _save(report, run, output)
     results.print(f"\n{scenario.model} at {scenario.url}, latencies in ms", markup=False, soft_wrap=True)
@@ -71,8 +83,14 @@ def _word_costs(client: Client, task: TaskSpec) -> WordCosts:
     return WordCosts.measure(TokenCounter(client, task))
 
 
+def _make_test(workload: Workload, live: LiveTable, records: Path, web_port: int | None) -> LoadTest | WebTest:
+    if web_port is None:
+        return LoadTest(workload, live.update, records)
+    return WebTest(workload, web_port, live.update, records)
+
+
 @contextmanager
-def _ending_on_signals(test: LoadTest) -> Iterator[None]:
+def _ending_on_signals(test: LoadTest | WebTest) -> Iterator[None]:
     """End the run, not the process, on the first SIGINT or SIGTERM; a second one ends the process."""
 
     def end(number: int) -> None:

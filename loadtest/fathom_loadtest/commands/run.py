@@ -98,6 +98,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     content.add_argument("--ignore-eos", action="store_true", default=None, help="ask the model to go on to max_tokens")
     content.add_argument("--temperature", type=float, help="sampling temperature (the server's default: greedy)")
     content.add_argument("--seed", type=int, help="of order, content, lengths and times (default 0)")
+    load.add_argument(
+        "--web-ui", nargs="?", type=_port, const=8089, metavar="PORT", help="start and stop in Locust's web UI (8089)"
+    )
     judgement = parser.add_argument_group("report")
     judgement.add_argument("--slo", help=f"objectives for goodput and sweeps, NAME=MS,… of {', '.join(SLO_NAMES)}")
     judgement.add_argument(
@@ -122,7 +125,7 @@ def main(options: argparse.Namespace, command: str) -> int:
     make_cooperative()
     from fathom_loadtest.session import run_session
 
-    return run_session(files, output, command, rate)
+    return run_session(files, output, command, rate, options.web_ui)
 
 
 def scenario_of(options: argparse.Namespace) -> Scenario:
@@ -173,6 +176,12 @@ def _numbers(text: str) -> list[float]:
         return [float(number) for number in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no number or list of numbers such as 0.5,1,2") from None
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; give a number between 1 and 65535")
+    return int(text)
 
 
 def _default_output(model: str) -> Path:
