@@ -1,12 +1,13 @@
 """How busy the load generator itself was: a late generator reports its own delays as the server's."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 import gevent
 
-from fathom_loadtest.metrics import StageFigures, Statistics, statistics
+from fathom_loadtest.metrics import Distribution, StageFigures, Statistics
 
 _SAMPLE_EVERY_S: Final = 0.02
 CPU_SHARE_LIMIT: Final = 0.8
@@ -20,12 +21,23 @@ class GeneratorLoad:
     """Load of the generator in one stage.
 
     ``loop_cpu_share`` is CPU time of the event loop's thread, ``process_cpu_share`` of all threads, each divided by
-    wall time (1.0 = one core). ``lag_ms`` tells how late the event loop woke a timer, in milliseconds.
+    wall time (1.0 = one core); of several ``workers``, those of the busiest. ``lag_ms`` tells how late the event loops
+    woke a timer, in milliseconds.
     """
 
     loop_cpu_share: float
     process_cpu_share: float
     lag_ms: Statistics | None
+    workers: int = 1
+
+    @classmethod
+    def of_workers(cls, shares: Sequence[tuple[float, float, Distribution]]) -> Self:
+        """Join the CPU shares (event loop, process) and lags of several processes."""
+        lags = Distribution()
+        for _, _, lag in shares:
+            lags.merge(lag)
+        loops, processes = [loop for loop, _, _ in shares], [process for _, process, _ in shares]
+        return cls(max(loops, default=0.0), max(processes, default=0.0), lags.statistics(), len(shares))
 
     def warnings(self, figures: StageFigures) -> tuple[str, ...]:
         """Say where the generator rather than the server was the limit."""
@@ -33,7 +45,7 @@ class GeneratorLoad:
         if self.loop_cpu_share >= CPU_SHARE_LIMIT:
             found.append(
                 f"the generator was the limit: its event loop used {self.loop_cpu_share:.0%} of a core; "
-                "use fewer users, or several machines"
+                "use more workers (--workers), or fewer users"
             )
         latency = figures.ttft_ms or figures.request_latency_ms
         if self.lag_ms and latency and self.lag_ms.p95 > LAG_SHARE_LIMIT * latency.p50:
@@ -49,7 +61,7 @@ class GeneratorMonitor:
     """Samples the event loop's delay while it is open."""
 
     def __init__(self) -> None:
-        self._lags_ms: list[float] = []
+        self.lags_ms = Distribution()
         self._began = (time.perf_counter(), time.thread_time(), time.process_time())
         self._sampler = gevent.spawn(self._sample)
 
@@ -57,7 +69,7 @@ class GeneratorMonitor:
         while True:
             before = time.perf_counter()
             gevent.sleep(_SAMPLE_EVERY_S)
-            self._lags_ms.append(max(0.0, time.perf_counter() - before - _SAMPLE_EVERY_S) * 1000)
+            self.lags_ms.add(max(0.0, time.perf_counter() - before - _SAMPLE_EVERY_S) * 1000)
 
     def close(self) -> GeneratorLoad:
         """Stop sampling and say what was seen; to be called in the event loop's thread."""
@@ -67,5 +79,5 @@ class GeneratorMonitor:
         return GeneratorLoad(
             loop_cpu_share=(time.thread_time() - loop) / elapsed,
             process_cpu_share=(time.process_time() - process) / elapsed,
-            lag_ms=statistics(self._lags_ms),
+            lag_ms=self.lags_ms.statistics(),
         )

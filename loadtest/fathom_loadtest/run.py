@@ -1,51 +1,49 @@
-"""Runs a scenario: warm-up and measurement of each stage on Locust's runner."""
+"""Runs a scenario: warm-up and measurement of each stage."""
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-import gevent
-from gevent.event import Event
-from locust.env import Environment
-
-from fathom_loadtest.generator import GeneratorMonitor
+from fathom_loadtest.crew import Crew
 from fathom_loadtest.load.plan import Stage, plan
+from fathom_loadtest.metrics import StageTally
 from fathom_loadtest.outcome import Run, StageRun
 from fathom_loadtest.phase import Phase
 from fathom_loadtest.recorder import Recorder
 from fathom_loadtest.scenario import Sweep
-from fathom_loadtest.target import OPEN_LOOP_CONNECTIONS, Connections, ServerWatch
-from fathom_loadtest.users.load_user import LoadUser
+from fathom_loadtest.server_side.document import ServerSide
+from fathom_loadtest.server_side.reconcile import reconciled
+from fathom_loadtest.server_side.watch import ServerSideWatch
+from fathom_loadtest.target import ServerWatch
 from fathom_loadtest.workload import Workload
 
-_TICK_S: Final = 0.1
-_GIVE_UP_AFTER_S: Final = 10.0
 _WARMUP_USERS: Final = 8
 """Users of an open loop's warm-up that is counted in requests."""
 
 
 class LoadTest:
-    """Runs a workload's stages one after the other; ``on_tick`` is told of the open phase several times a second.
+    """Runs a workload's stages one after the other, by the crew.
 
-    Every request of a stage is written to the file ``records`` as it ends.
+    Every request of a stage is written to the file ``records`` as it ends. What the server counts in the stage is asked
+    of ``server_side`` where it is given.
     """
 
-    def __init__(self, workload: Workload, on_tick: Callable[[Phase], None], records: Path) -> None:
+    def __init__(
+        self, workload: Workload, crew: Crew, records: Path, server_side: ServerSideWatch | None = None
+    ) -> None:
         self._workload = workload
         self._scenario = workload.scenario
+        self._crew = crew
         self._records = records
-        self._on_tick = on_tick
-        self._interrupted = Event()
-        self._crash: BaseException | None = None
+        self._server_side = server_side
 
     def interrupt(self) -> None:
         """End the run now; requests under way are cancelled."""
-        self._interrupted.set()
+        self._crew.interrupt()
 
     def run(self) -> Run:
-        """Run every stage; ends early, with what there is, when interrupted or when the server is lost."""
+        """Run every stage; ends early, with what there is, when interrupted or when server or workers are lost."""
         recorder = Recorder(self._records, self._scenario.slos)
         run, watch = Run(self._scenario, recorder=recorder), ServerWatch()
         stages = plan(self._scenario.load)
@@ -75,14 +73,14 @@ class LoadTest:
             return
         name, recorder = f"warm-up {stage.number + 1}", Recorder()
         workload = replace(self._workload, trace=None) if seconds is None else self._workload
-        self._run_phase(Phase(name, warming, workload, recorder, warming.users), watch)
+        self._crew.run_phase(Phase(name, warming, workload, recorder, warming.users), watch)
 
     def _measure(self, stage: Stage, recorder: Recorder, watch: ServerWatch) -> StageRun:
         phase = Phase(f"stage {stage.number + 1}", stage, self._workload, recorder, stage.users)
         recorded = len(recorder)
-        monitor = GeneratorMonitor()
-        self._run_phase(phase, watch)
-        generator = monitor.close()
+        if self._server_side is not None:
+            self._server_side.open()
+        generator = self._crew.run_phase(phase, watch)
         closed_ns = time.perf_counter_ns()
         return StageRun(
             stage=stage.number,
@@ -94,7 +92,20 @@ class LoadTest:
             rate=self._mean_rate(stage),
             late=phase.late,
             attainment=self._attainment(stage, recorder),
+            server=self._seen_by_server(phase.opened_ns or closed_ns, stage, recorder),
         )
+
+    def _seen_by_server(self, opened_ns: int, stage: Stage, recorder: Recorder) -> ServerSide | None:
+        """What the server counted, beside what the callers of each model saw."""
+        if self._server_side is None:
+            return None
+        seen: dict[str, StageTally] = {}
+        tallies = recorder.tallies_by_task(stage.number)
+        for task in self._scenario.tasks:
+            if task.label in tallies:
+                seen.setdefault(task.model, StageTally()).merge(tallies[task.label])
+        figures = {model: tally.figures() for model, tally in seen.items()}
+        return reconciled(self._server_side.close(opened_ns), figures)
 
     def _mean_rate(self, stage: Stage) -> float | None:
         if self._workload.trace is not None:
@@ -112,43 +123,13 @@ class LoadTest:
         return tally.good / counted if counted else 0.0
 
     def _ended(self, run: Run, watch: ServerWatch) -> bool:
-        if self._crash is not None:
-            raise self._crash
-        if self._interrupted.is_set():
+        if self._crew.interrupted.is_set():
             run.ending = "interrupted"
             run.ending_message = "interrupted; the report holds the requests that had ended by then"
         elif watch.lost is not None:
             run.ending = "server_lost"
             run.ending_message = f"the server was lost during the run: {watch.lost}"
+        elif self._crew.lost_worker is not None:
+            run.ending = "worker_lost"
+            run.ending_message = f"{self._crew.lost_worker} was lost during the run; what it had sent last is missing"
         return run.ending != "completed"
-
-    def _run_phase(self, phase: Phase, watch: ServerWatch) -> None:
-        """Let a phase's users run until all are done, or until the run must end."""
-        is_open = phase.workload.trace is not None or phase.stage.rate is not None
-        connections = Connections(self._scenario.target, OPEN_LOOP_CONNECTIONS if is_open else phase.users)
-        user_class = type("PhaseUser", (LoadUser,), {"phase": phase, "watch": watch, "connections": connections})
-        environment = Environment(user_classes=[user_class], catch_exceptions=False)
-        environment.events.user_error.add_listener(self._note_crash)
-        runner = environment.create_local_runner()
-        spawned = Event()
-        environment.events.spawning_complete.add_listener(lambda user_count: spawned.set())
-        runner.start(phase.users, spawn_rate=phase.users)
-        stopping_at: float | None = None
-        while not (spawned.is_set() and runner.user_count == 0):
-            self._crash = self._crash or phase.crash
-            if self._interrupted.wait(_TICK_S) or self._crash is not None or phase.overdue:
-                break
-            if watch.lost is not None:  # what is under way fails by itself, and is counted, before users are stopped
-                phase.close()
-                stopping_at = stopping_at or time.monotonic() + _GIVE_UP_AFTER_S
-                if time.monotonic() > stopping_at:
-                    break
-            self._on_tick(phase)
-        phase.close()
-        with gevent.Timeout(_GIVE_UP_AFTER_S, False):
-            runner.quit()
-        connections.close()
-        self._on_tick(phase)
-
-    def _note_crash(self, user_instance: object, exception: BaseException, tb: object) -> None:
-        self._crash = self._crash or exception

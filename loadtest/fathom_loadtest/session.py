@@ -3,7 +3,7 @@
 import logging
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from rich.console import Console
 from fathom_client import Client
 from fathom_loadtest.content.files import ScenarioFiles
 from fathom_loadtest.content.synthetic import WordCosts
+from fathom_loadtest.crew import LocalCrew
 from fathom_loadtest.environment import RunEnvironment
 from fathom_loadtest.errors import OutputError
 from fathom_loadtest.live import LiveTable
@@ -23,7 +24,8 @@ from fathom_loadtest.report.document import Report, build_report
 from fathom_loadtest.report.html import save_html
 from fathom_loadtest.report.numbers import percent
 from fathom_loadtest.run import LoadTest
-from fathom_loadtest.scenario import TaskSpec
+from fathom_loadtest.scenario import Target, TaskSpec
+from fathom_loadtest.server_side.watch import ServerSideWatch
 from fathom_loadtest.target import TokenCounter, check_target, connect
 from fathom_loadtest.terminal import remarks, summary_table
 from fathom_loadtest.web import WebTest
@@ -49,8 +51,8 @@ def run_session(
         target = check_target(client, scenario)
         _make_folder(output)
         workload = files.workload(partial(_word_costs, client))
-    with LiveTable(messages) as live:
-        test = _make_test(workload, live, output / "requests.jsonl", web_port)
+    with LiveTable(messages) as live, _watching(scenario.target, web_port) as server_side:
+        test = _make_test(workload, live, output / "requests.jsonl", web_port, server_side)
         if isinstance(test, WebTest):
             messages.print(f"Locust's web UI: {test.url} (Ctrl-C ends it and writes the report)", soft_wrap=True)
         with _ending_on_signals(test):
@@ -83,9 +85,17 @@ def _word_costs(client: Client, task: TaskSpec) -> WordCosts:
     return WordCosts.measure(TokenCounter(client, task))
 
 
-def _make_test(workload: Workload, live: LiveTable, records: Path, web_port: int | None) -> LoadTest | WebTest:
+def _watching(target: Target, web_port: int | None) -> AbstractContextManager[ServerSideWatch | None]:
+    if target.metrics is None or web_port is not None:
+        return nullcontext()
+    return ServerSideWatch(target.metrics, target.url, target.metrics_interval_s)
+
+
+def _make_test(
+    workload: Workload, live: LiveTable, records: Path, web_port: int | None, server_side: ServerSideWatch | None
+) -> LoadTest | WebTest:
     if web_port is None:
-        return LoadTest(workload, live.update, records)
+        return LoadTest(workload, LocalCrew(live.update), records, server_side)
     return WebTest(workload, web_port, live.update, records)
 
 
@@ -120,7 +130,7 @@ def _verdict(report: Report, fail_on_error_rate: float | None) -> tuple[int, str
     failed = sum(stage.figures.failed for stage in report.stages)
     if report.ending == "interrupted":
         return EXIT_INTERRUPTED, report.ending_message
-    if report.ending == "server_lost":
+    if report.ending in ("server_lost", "worker_lost"):
         return EXIT_FAILED, report.ending_message
     if failed == requests:
         return EXIT_FAILED, f"all {requests} requests failed"

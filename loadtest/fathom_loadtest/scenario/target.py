@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
+from urllib.parse import urlsplit
 
 from fathom_loadtest.errors import ScenarioError
 from fathom_loadtest.scenario.key import Key, check_ranges
+
+METRICS_PORT: Final = 8002
+METRICS_OFF: Final = "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,24 @@ class Target:
     tls: Annotated[
         TlsFiles | None, Key("encrypts the connection; an empty table trusts the authorities that gRPC brings along")
     ] = None
+    metrics_url: Annotated[
+        str | None,
+        Key("address of the server's metrics; port 8002 of the server's host if left out, `off` to do without them"),
+    ] = None
+    metrics_interval_s: Annotated[float, Key("seconds between two looks at the metrics", minimum=0.1)] = 1.0
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.metrics_url not in (None, METRICS_OFF):
+            parts = urlsplit(self.metrics_url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ScenarioError(
+                    f"is {self.metrics_url!r}; it must be http://HOST:PORT/metrics or off", "metrics_url"
+                )
+
+    @property
+    def metrics(self) -> str | None:
+        """Where the server's metrics are; None where they are not wanted."""
+        if self.metrics_url == METRICS_OFF:
+            return None
+        return self.metrics_url or f"http://{self.url.rpartition(':')[0]}:{METRICS_PORT}/metrics"

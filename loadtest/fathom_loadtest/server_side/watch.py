@@ -5,29 +5,10 @@ import subprocess
 import sys
 import threading
 from typing import Any, Final, Self
-from urllib.parse import urlsplit
 
-from fathom_loadtest.errors import ScenarioError
 from fathom_loadtest.server_side.document import ServerSide
 
-METRICS_PORT: Final = 8002
-OFF: Final = "off"
 _ANSWER_WITHIN_S: Final = 20.0
-
-
-def metrics_url_of(url: str, metrics_url: str | None) -> str | None:
-    """Give the address of a server's metrics: the one given, or Triton's default port on the host of ``url``.
-
-    None where they are not wanted (``off``). Raises ScenarioError for what is no HTTP address.
-    """
-    if metrics_url == OFF:
-        return None
-    if metrics_url is None:
-        return f"http://{url.rpartition(':')[0]}:{METRICS_PORT}/metrics"
-    parts = urlsplit(metrics_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ScenarioError(f"is {metrics_url!r}; it must be http://HOST:PORT/metrics, or off", "target.metrics_url")
-    return metrics_url
 
 
 class ServerSideWatch:
@@ -36,7 +17,7 @@ class ServerSideWatch:
     Nothing here fails a run: where the watcher is of no use, the stage's answer says why.
     """
 
-    def __init__(self, metrics_url: str, grpc_url: str, interval_s: float = 1.0) -> None:
+    def __init__(self, metrics_url: str, grpc_url: str, interval_s: float) -> None:
         self._metrics_url = metrics_url
         self._interval_s = interval_s
         command = [sys.executable, "-m", "fathom_loadtest.server_side.watcher", metrics_url, grpc_url, str(interval_s)]
