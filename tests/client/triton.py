@@ -72,8 +72,8 @@ class Triton:
             self.kill()
 
 
-def start(repository: Path, folder: Path, *, grpc_port: int | None = None) -> Triton:
-    """Start a server over ``repository`` and wait until it takes requests, models that fail to load or not."""
+def start(repository: Path, folder: Path, *arguments: str, grpc_port: int | None = None) -> Triton:
+    """Start a server over ``repository`` with further flags; wait until it takes requests, whatever did not load."""
     http_port, grpc_free, metrics_port = free_ports(3)
     port = grpc_port or grpc_free
     folder.mkdir(parents=True, exist_ok=True)
@@ -97,6 +97,7 @@ def start(repository: Path, folder: Path, *, grpc_port: int | None = None) -> Tr
                 "--metrics-address=127.0.0.1",
                 "--exit-on-error=false",
                 "--exit-timeout-secs=2",
+                *arguments,
             ],
             stdout=output,
             stderr=subprocess.STDOUT,
