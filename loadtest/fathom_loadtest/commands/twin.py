@@ -1,6 +1,7 @@
 """``fathom-load twin``: serve a deployment's twin, with times and faults that are set instead of weights."""
 
 import argparse
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -92,7 +93,10 @@ def _settings(options: argparse.Namespace) -> Any:
     if options.error is not None:
         given["errors"] = dict(_share(each) for each in options.error)
     encoder = {"task": "embed"} | ({} if options.latency_ms is None else {"latency_ms": options.latency_ms})
-    return TwinSettings((model_from_json(given), model_from_json(encoder)), options.seed or 0)
+    try:
+        return TwinSettings((model_from_json(given), model_from_json(encoder)), options.seed or 0)
+    except TwinError as error:  # its message begins with the key, which here is a flag
+        raise TwinError(re.sub(r"^\w+(?=:| is)", lambda key: _flag(key[0]), str(error))) from None
 
 
 def _share(text: str) -> tuple[str, float]:

@@ -90,8 +90,10 @@ class Answer:
         reason = self._plan.finish_reason if outcome == "ended" else None
         if outcome != "goes on":
             self._end()
-        if count and (not self._whole or outcome == "ended"):
-            sender.send(0, timeline.sent, reason) if self._whole else sender.send(first, count, reason)
+        if count and not self._whole:
+            sender.send(first, count, reason)
+        elif outcome == "ended":
+            sender.send(0, timeline.sent, reason)
         self._count(first, count, outcome == "ended", now_s, metrics)
         if outcome == "broken":
             sender.fail(RefusedRequest("INTERNAL", f"the twin was told to break off after {timeline.sent} tokens"))

@@ -104,6 +104,8 @@ class _Lane:
 
     def _schedule(self, answer: Answer) -> None:
         """Note when an answer moves on, in place of what was noted before; wakes the thread where that is sooner."""
+        if answer.ended:  # its caller left while it was let in
+            return
         entry = self._entry_of[answer] = next(self._order)
         if answer.event_s < math.inf:
             heapq.heappush(self._events, (answer.event_s, entry, answer))

@@ -127,11 +127,11 @@ class TwinSettings:
             raise TwinError(f"{path}: cannot be read ({error.strerror}); name a TOML file of settings") from error
         except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise TwinError(f"{path}: is not TOML: {error}") from error
-        _refuse_unknown(content, ("seed", "models"), f"{path}")
+        _refuse_unknown(content, ("seed", "models"), f"{path}: ")
         tables = content.get("models", [])
         if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
             raise TwinError(f"{path}: models must be [[models]] tables")
-        models = tuple(_read_model(table, f"{path}: models[{place}]") for place, table in enumerate(tables))
+        models = tuple(_read_model(table, f"{path}: models[{place}]: ") for place, table in enumerate(tables))
         try:
             return cls(models, content.get("seed", 0))
         except TwinError as error:
@@ -159,14 +159,14 @@ def model_to_json(model: ModelTwin) -> dict[str, Any]:
 
 
 def model_from_json(table: Mapping[str, Any]) -> ModelTwin:
-    """Undo ``model_to_json``; raises TwinError."""
-    return _read_model(dict(table), "the model's settings")
+    """Undo ``model_to_json``; raises TwinError, whose message begins with the key that is wrong."""
+    return _read_model(dict(table), "")
 
 
 def _read_model(table: dict[str, Any], where: str) -> ModelTwin:
     task = table.get("task", "generate")
     if task not in TASKS:
-        raise TwinError(f"{where}: task is {task!r}; valid: {', '.join(TASKS)}")
+        raise TwinError(f"{where}task is {task!r}; valid: {', '.join(TASKS)}")
     kind: type[ModelTwin] = GenerateTwin if task == "generate" else EncoderTwin
     _refuse_unknown(table, ("task", *(each.name for each in fields(kind))), where)
     values: dict[str, Any] = {} if task == "generate" else {"task": task}
@@ -175,11 +175,11 @@ def _read_model(table: dict[str, Any], where: str) -> ModelTwin:
             try:
                 values[name] = _READERS.get(name, _as_it_is)(value)
             except TwinError as error:
-                raise TwinError(f"{where}: {name}: {error}") from None
+                raise TwinError(f"{where}{name}: {error}") from None
     try:
         return kind(**values)
     except TwinError as error:
-        raise TwinError(f"{where}: {error}") from None
+        raise TwinError(f"{where}{error}") from None
 
 
 def _as_it_is(value: object) -> object:
@@ -211,7 +211,7 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
 def _refuse_unknown(table: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
     stranger = next((name for name in table if name not in known), None)
     if stranger is not None:
-        raise TwinError(f"{where}: {stranger!r} is unknown; valid: {', '.join(known)}")
+        raise TwinError(f"{where}{stranger!r} is unknown; valid: {', '.join(known)}")
 
 
 def _check_name(name: object) -> None:
