@@ -3,9 +3,13 @@
 import json
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import grpc
 import pytest
 from tests.gateway_process import GatewayProcess
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 SECRET = "my grandmother's recipe"
 BODY = {"model": "minilm", "input": SECRET}
@@ -91,6 +95,33 @@ def test_trace_context_stands_in_the_log(gateway: GatewayProcess) -> None:
     gateway.ask("POST", "/v1/embeddings", BODY, {"X-Request-ID": "traced", "traceparent": TRACE})
     line = next(line for line in gateway.log() if line.get("request_id") == "traced")
     assert line["traceparent"] == TRACE
+
+
+class Listener(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Stands where Triton stands, and keeps the metadata of what it is asked."""
+
+    def __init__(self) -> None:
+        self.metadata: list[dict[str, str]] = []
+
+    def ServerReady(self, request: Any, context: Any) -> Any:
+        self.metadata.append(dict(context.invocation_metadata()))
+        return service_pb2.ServerReadyResponse(ready=True)
+
+
+def test_trace_context_is_passed_on_to_triton(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Each call carries its own caller's trace; what is no trace context is left out and refuses nobody."""
+    server, listener = grpc.server(ThreadPoolExecutor(2)), Listener()
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(listener, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with GatewayProcess(f"127.0.0.1:{port}", tmp_path_factory.mktemp("traced")) as gateway:
+            for headers in ({"traceparent": TRACE, "tracestate": "vendor=1"}, {"traceparent": "nonsense"}, {}):
+                assert gateway.ask("GET", "/health/ready", headers=headers).status == 200
+    finally:
+        server.stop(None)
+    seen = [(each.get("traceparent"), each.get("tracestate")) for each in listener.metadata]
+    assert seen == [(TRACE, "vendor=1"), (None, None), (None, None)]
 
 
 def test_pages_of_other_origins_may_call_only_where_they_are_named(

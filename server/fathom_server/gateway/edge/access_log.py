@@ -66,8 +66,8 @@ def log_request(record: RequestRecord) -> None:
         fields |= {"input_tokens": record.input_tokens, "output_tokens": record.output_tokens}
     if record.rejected is not None:
         fields["rejected"] = record.rejected
-    if record.trace_context:
-        fields["traceparent"] = record.trace_context.get("traceparent")
+    if record.trace is not None:
+        fields["traceparent"] = record.trace.traceparent
     if record.prompt is not None:
         fields["prompt"] = record.prompt
     _access.log(level, "request", extra={_FIELDS: fields})

@@ -1,5 +1,6 @@
 """The outermost layer: every request gets an id, is counted, and is logged when it has ended."""
 
+import contextlib
 import logging
 import re
 import time
@@ -23,7 +24,10 @@ _log: Final = logging.getLogger("fathom.gateway")
 
 
 class Observation:
-    """Numbers, counts and logs requests; answers carry ``x-request-id``. ``api`` is asked for its paths."""
+    """Numbers, counts and logs requests; answers carry ``x-request-id``, calls of Triton the caller's trace context.
+
+    ``api`` is asked for its paths.
+    """
 
     def __init__(self, app: ASGIApp, api: FastAPI, metrics: GatewayMetrics) -> None:
         self._app = app
@@ -61,7 +65,8 @@ class Observation:
 
         self._metrics.begin(record)
         try:
-            await self._app(scope, receive_seen, send_seen)
+            with contextlib.nullcontext() if record.trace is None else record.trace.use():
+                await self._app(scope, receive_seen, send_seen)
         except Exception:
             _log.exception("request %s failed", record.request_id)
             record.status = record.status or 500

@@ -7,6 +7,9 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from fathom_client import TraceContext
+from fathom_client.errors import InvalidArgumentError
+
 ANONYMOUS: Final = "anonymous"
 """The key's name where the gateway asks for no keys."""
 
@@ -18,10 +21,6 @@ HUNG_UP: Final = 499
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 """What a caller's ``x-request-id`` may be; anything else is replaced, since it goes into logs and headers."""
 
-TRACE_HEADERS: Final = ("traceparent", "tracestate")
-"""W3C trace context (https://www.w3.org/TR/trace-context/)."""
-
-_TRACE_VALUE: Final = re.compile(r"[ -~]{1,1024}")
 _STATE: Final = "record"
 
 
@@ -31,7 +30,8 @@ class RequestRecord:
 
     ``key_name`` is None until the key has been accepted. ``status`` is 0 until the answer begins. ``first_output_s`` is
     when the first bytes of a streamed answer went out. ``rejected`` is why a layer of the edge turned the request away.
-    ``prompt`` is the request's body, where the settings let texts into the log.
+    ``trace`` is the caller's W3C trace context; ``prompt`` is the request's body, where the settings let texts into
+    the log.
     """
 
     request_id: str
@@ -39,7 +39,7 @@ class RequestRecord:
     path: str
     route: str
     address: str
-    trace_context: Mapping[str, str]
+    trace: TraceContext | None
     begun_s: float = field(default_factory=time.perf_counter)
     key_name: str | None = None
     model: str | None = None
@@ -67,14 +67,13 @@ def begin_record(scope: MutableMapping[str, Any], route: str) -> RequestRecord:
     """Make the record of an ASGI HTTP scope and leave it there for ``record_of``."""
     headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
     given = headers.get(b"x-request-id", "")
-    context = {name: headers.get(name.encode(), "") for name in TRACE_HEADERS}
     record = RequestRecord(
         request_id=given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex,
         method=scope["method"],
         path=scope["path"],
         route=route,
         address=(scope.get("client") or ("",))[0],
-        trace_context={name: value for name, value in context.items() if _TRACE_VALUE.fullmatch(value)},
+        trace=_trace(headers.get(b"traceparent"), headers.get(b"tracestate")),
     )
     scope.setdefault("state", {})[_STATE] = record
     return record
@@ -84,3 +83,13 @@ def record_of(scope: Mapping[str, Any]) -> RequestRecord:
     """The record of a request's scope."""
     record: RequestRecord = scope["state"][_STATE]
     return record
+
+
+def _trace(traceparent: str | None, tracestate: str | None) -> TraceContext | None:
+    """The caller's trace; none where it is not as W3C has it, as if the caller had none."""
+    if traceparent is None:
+        return None
+    try:
+        return TraceContext(traceparent, tracestate)
+    except InvalidArgumentError:
+        return None
