@@ -1,8 +1,7 @@
 """What the terminal shows while a run goes on: a row for each stage, the last one moving."""
 
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Final
 
@@ -17,8 +16,6 @@ from fathom_loadtest.report.numbers import short
 
 _REFRESH_S: Final = 0.25
 _LINE_EVERY_S: Final = 10.0
-_LATEST: Final = 500
-"""Latencies are medians of so many requests that ended last."""
 _MOST_ROWS: Final = 12
 
 
@@ -31,12 +28,6 @@ class LiveTable:
         self._rows: list[Sequence[str]] = []
         self._phase: Phase | None = None
         self._next_s = 0.0
-        self._forget()
-
-    def _forget(self) -> None:
-        self._ended = self._failed = self._cancelled = self._tokens = 0
-        self._ttfts: deque[float] = deque(maxlen=_LATEST)
-        self._latencies: deque[float] = deque(maxlen=_LATEST)
 
     def __enter__(self) -> "LiveTable":
         if self._live:
@@ -52,9 +43,7 @@ class LiveTable:
         if phase is not self._phase:
             if self._phase is not None:
                 self._rows.append(self._row(self._phase))
-            self._phase, self._next_s, self._before = phase, 0.0, len(phase.recorder)
-            self._forget()
-        self._take(phase)
+            self._phase, self._next_s = phase, 0.0
         now = time.monotonic()
         if now < self._next_s:
             return
@@ -66,20 +55,6 @@ class LiveTable:
             line = " · ".join(f"{name} {value}" if name else value for name, value in named if value not in ("", "–"))
             self._console.print(line, soft_wrap=True, markup=False)
 
-    def _take(self, phase: Phase) -> None:
-        """Look at the requests that ended since the last time."""
-        for record in phase.recorder.since(self._before + self._ended):
-            self._failed += not record.succeeded
-            self._cancelled += record.cancelled
-            self._tokens += record.num_output_tokens
-            if record.succeeded and not record.cancelled:
-                ttft, latency = ttft_ms(record), request_latency_ms(record)
-                if ttft is not None:
-                    self._ttfts.append(ttft)
-                if latency is not None:
-                    self._latencies.append(latency)
-        self._ended = len(phase.recorder) - self._before
-
     def _table(self, phase: Phase) -> Table:
         table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
         for heading in _headings(phase):
@@ -89,7 +64,9 @@ class LiveTable:
         return table
 
     def _row(self, phase: Phase) -> Sequence[str]:
-        elapsed_s = phase.elapsed_s()
+        elapsed_s, counts = phase.elapsed_s(), phase.recorder.counts(phase.stage.number)
+        latest = [record for record in phase.recorder.recent() if record.stage == phase.stage.number]
+        done = [record for record in latest if record.succeeded and not record.cancelled]
         limit_s, limit = phase.stage.duration_s, phase.stage.requests
         trace = phase.workload.trace
         if trace is not None:
@@ -99,18 +76,18 @@ class LiveTable:
             phase.name,
             f"{rate:g} req/s" if rate is not None else "trace" if trace is not None else f"{phase.users} users",
             f"{elapsed_s:.0f}{f'/{limit_s:g}' if limit_s is not None else ''} s",
-            f"{self._ended}{f'/{limit}' if limit else ''}",
-            str(max(0, phase.started - self._ended)),
-            str(self._failed),
-            short(self._ended / elapsed_s if elapsed_s else None),
+            f"{counts.requests}{f'/{limit}' if limit else ''}",
+            str(max(0, phase.started - counts.requests)),
+            str(counts.failed),
+            short(counts.requests / elapsed_s if elapsed_s else None),
         ]
         if phase.workload.scenario.streamed:
-            row += [short(self._tokens / elapsed_s if elapsed_s else None), short(_median(self._ttfts))]
-        row.append(short(_median(self._latencies)))
+            row += [short(counts.output_tokens / elapsed_s if elapsed_s else None), short(_median(map(ttft_ms, done)))]
+        row.append(short(_median(map(request_latency_ms, done))))
         if _is_open(phase):
             row.append(str(phase.late))
         if _cancels(phase):
-            row.append(str(self._cancelled))
+            row.append(str(counts.cancelled))
         return row
 
 
@@ -129,5 +106,6 @@ def _cancels(phase: Phase) -> bool:
     return any(task.cancellation is not None for task in phase.workload.scenario.tasks)
 
 
-def _median(values: Sequence[float]) -> float | None:
-    return median(values) if values else None
+def _median(values: Iterable[float | None]) -> float | None:
+    found = [value for value in values if value is not None]
+    return median(found) if found else None

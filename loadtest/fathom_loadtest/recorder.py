@@ -6,7 +6,8 @@ import shutil
 import tempfile
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
@@ -19,7 +20,18 @@ __all__ = ["Recorder", "RequestRecord", "load_records"]
 
 SAMPLED: Final = 5_000
 """So many records of a stage are picked at random where there are more; every one has the same chance."""
-_RECENT: Final = 10_000
+RECENT: Final = 500
+_RECENT_OF_A_BATCH: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How a stage stands: requests that ended, those of them that failed or were cancelled, tokens that were made."""
+
+    requests: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    output_tokens: int = 0
 
 
 class Recorder:
@@ -36,7 +48,7 @@ class Recorder:
         self._file: IO[bytes] | None = None
         self._size = 0
         self._count = 0
-        self._recent: deque[RequestRecord] = deque(maxlen=_RECENT)
+        self._recent: deque[RequestRecord] = deque(maxlen=RECENT)
         self._tallies: dict[int, dict[str, StageTally]] = {}
         self._samples: dict[int, _Sample] = {}
 
@@ -50,10 +62,11 @@ class Recorder:
             tally = tallies[record.task] = StageTally(self._slos)
         tally.add(record)
 
-    def merge(self, stage: int, lines: Iterable[bytes], tallies: dict[str, StageTally]) -> None:
+    def merge(self, stage: int, lines: Sequence[bytes], tallies: dict[str, StageTally]) -> None:
         """Take what another process recorded of a stage: its records as lines of JSON, and its tallies by task."""
         for line in lines:
             self._write(stage, line + b"\n")
+        self._recent.extend(RequestRecord.from_json(json.loads(line)) for line in lines[-_RECENT_OF_A_BATCH:])
         own = self._tallies.setdefault(stage, {})
         for task, tally in tallies.items():
             own.setdefault(task, StageTally(self._slos)).merge(tally)
@@ -64,10 +77,19 @@ class Recorder:
     def __iter__(self) -> Iterator[RequestRecord]:
         return _read(self._flushed())
 
-    def since(self, number: int) -> list[RequestRecord]:
-        """Pick the records that came after the first ``number``, of this process and the last 10,000 at most."""
-        wanted = min(self._count - number, len(self._recent))
-        return [self._recent[place] for place in range(len(self._recent) - wanted, len(self._recent))]
+    def recent(self) -> list[RequestRecord]:
+        """Give the records that came last, 500 at most; of those of other processes a part."""
+        return list(self._recent)
+
+    def counts(self, stage: int) -> Counts:
+        """Tell how a stage stands."""
+        tallies = self._tallies.get(stage, {}).values()
+        return Counts(
+            requests=sum(tally.requests for tally in tallies),
+            failed=sum(tally.failed for tally in tallies),
+            cancelled=sum(tally.cancelled for tally in tallies),
+            output_tokens=sum(tally.total_output_tokens for tally in tallies),
+        )
 
     def of_stage(self, stage: int) -> list[RequestRecord]:
         """Read all records of one stage."""
