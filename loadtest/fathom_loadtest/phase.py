@@ -53,7 +53,7 @@ class Phase:
         """Wait until every user is connected, upon which the phase opens, and then for the user's turn on the ramp."""
         number = self._connected
         self._connected += 1
-        if self._connected == self.users:
+        if self._connected == self.users and self.opened_ns is None:
             self.open()
         self._opened.wait()
         if self.stage.ramp_s and self.opened_ns is not None:

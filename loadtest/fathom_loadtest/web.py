@@ -68,6 +68,7 @@ class WebTest:
             raise OutputError(f"--web-ui {self._port}: nobody can listen there; name another port")
         while not self._interrupted.wait(_TICK_S) and self._crash is None:
             if self._phase is not None:
+                self._phase.users = runner.user_count
                 self._most_users = max(self._most_users, runner.user_count)
                 self._on_tick(self._phase)
         runner.quit()

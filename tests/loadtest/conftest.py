@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.loadtest.twin_server import TwinServer
 
 from fathom_client import protocol
 
@@ -48,6 +49,11 @@ class Triton:
     def counts(self) -> dict[str, int]:
         """What the paced model says that it did."""
         return json.loads(self.counts_file.read_text())
+
+    def seen(self) -> list[dict[str, Any]]:
+        """Everything that the paced model was asked so far, in the order in which it came."""
+        file = self.counts_file.with_name("seen.jsonl")
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     def kill(self) -> None:
         """End the server and its model processes at once."""
@@ -152,3 +158,56 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
 def start_triton() -> Callable[[Path], Triton]:
     """Start a server under a folder, for a test that ends it."""
     return _start
+
+
+TWIN = """
+seed = 3
+
+[[models]]
+ttft_ms = 20
+itl_ms = 2
+output_tokens = 12
+
+[[models]]
+name = "tight"
+ttft_ms = 20
+itl_ms = 5
+output_tokens = 12
+max_batch = 2
+max_queue = 2
+
+[[models]]
+name = "flaky"
+ttft_ms = 20
+itl_ms = 2
+output_tokens = 12
+max_batch = 64
+errors = { INTERNAL = 0.15, INVALID_ARGUMENT = 0.1 }
+stall_rate = 0.15
+break_rate = 0.15
+cut_rate = 0.15
+
+[[models]]
+name = "minilm"
+task = "embed"
+errors = {}
+
+[[models]]
+name = "ranker"
+task = "rerank"
+latency_ms = "normal:2,1"
+
+[[models]]
+name = "moods"
+task = "classify"
+labels = ["bad", "good", "odd"]
+"""
+
+
+@pytest.fixture(scope="session")
+def twin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwinServer]:
+    """One twin for the session, of models that are well, tight and flaky; a test leaves it idle."""
+    folder = tmp_path_factory.mktemp("twin")
+    (folder / "twin.toml").write_text(TWIN)
+    with TwinServer(folder, ("--config", str(folder / "twin.toml"))) as running:
+        yield running

@@ -7,62 +7,15 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-
-from fathom_loadtest.recorder import RequestRecord, load_records
+from tests.loadtest.command import finish, run, start, write_prompts
 
 if TYPE_CHECKING:
     from conftest import Triton
-
-
-@dataclass
-class Finished:
-    """A run that is over: exit status, output, and what it left."""
-
-    status: int
-    stdout: str
-    stderr: str
-    report: dict[str, Any]
-    records: list[RequestRecord]
-
-    def figures(self, stage: int = 0) -> dict[str, Any]:
-        """The figures of a stage."""
-        return self.report["stages"][stage]["figures"]
-
-
-def start(server: "Triton", output: Path, arguments: Sequence[object]) -> "subprocess.Popen[str]":
-    """Start the command."""
-    command = [sys.executable, "-m", "fathom_loadtest", "run", "--url", server.url, "--output", str(output)]
-    command += map(str, arguments)
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=output.parent)
-
-
-def finish(process: "subprocess.Popen[str]", output: Path) -> Finished:
-    """Wait for its end, and read what it left."""
-    try:
-        stdout, stderr = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert (output / "report.html").exists(), stderr
-    report = json.loads((output / "report.json").read_text())
-    return Finished(process.returncode, stdout, stderr, report, load_records(output / "requests.jsonl"))
-
-
-def run(server: "Triton", output: Path, arguments: Sequence[object]) -> Finished:
-    """Run the command to its end."""
-    return finish(start(server, output, arguments), output)
-
-
-def write_prompts(folder: Path, *texts: str) -> Path:
-    """Write a prompt set."""
-    path = folder / "prompts.jsonl"
-    path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
-    return path
 
 
 def difference(after: dict[str, int], before: dict[str, int]) -> dict[str, int]:
@@ -274,42 +227,47 @@ def test_an_interrupt_ends_the_run_and_keeps_the_report(
 
 LOCUSTFILE = """
 import json, sys
+from pathlib import Path
 from fathom_loadtest.process import make_cooperative
 make_cooperative()
-from gevent.event import Event
 from locust.env import Environment
+from fathom_loadtest.content.files import ScenarioFiles
+from fathom_loadtest.load.plan import plan
 from fathom_loadtest.phase import Phase
-from fathom_loadtest.prompts import load_prompt_set
 from fathom_loadtest.recorder import Recorder
-from fathom_loadtest.scenario import Scenario
-from fathom_loadtest.target import ServerWatch
-from fathom_loadtest.users.generate import GenerateUser
-from pathlib import Path
+from fathom_loadtest.scenario import read_scenario
+from fathom_loadtest.target import Connections, ServerWatch
+from fathom_loadtest.users.load_user import LoadUser
 
-scenario = Scenario(sys.argv[1], "paced", "generate", (3,), requests=9, prompt_file=Path(sys.argv[2]))
-recorder = Recorder()
+scenario = read_scenario(Path(sys.argv[1]))
+stage = next(plan(scenario.load))
 
-class MyUser(GenerateUser):
-    phase = Phase("mine", 0, 3, scenario, load_prompt_set(scenario), recorder, Event(), requests=9)
+class MyUser(LoadUser):
+    phase = Phase("mine", stage, ScenarioFiles.read(scenario).workload(None), Recorder(), stage.users)
     watch = ServerWatch()
+    connections = Connections(scenario.target, stage.users)
 
 environment = Environment(user_classes=[MyUser])
 runner = environment.create_local_runner()
-spawned = Event()
-environment.events.spawning_complete.add_listener(lambda user_count: spawned.set())
 runner.start(3, spawn_rate=3)
-spawned.wait()
+runner.spawning_greenlet.join()
 runner.user_greenlets.join()
 runner.quit()
 total = environment.stats.total
-print(json.dumps([total.num_requests, total.num_failures, len(recorder)]))
+print(json.dumps([total.num_requests, total.num_failures, len(MyUser.phase.recorder)]))
+"""
+SCENARIO = """
+target.url = "{url}"
+load = {{ shape = "closed", users = 3, requests = 9 }}
+tasks = [{{ model = "paced", prompts = "prompts.jsonl" }}]
 """
 
 
 def test_locusts_own_statistics_see_every_request(triton: "Triton", tmp_path: Path) -> None:
     """The users fire Locust's request event, so that its listeners and exporters count what the recorder counts."""
-    prompts = write_prompts(tmp_path, "fine", "also fine", "fail")
+    write_prompts(tmp_path, "fine", "also fine", "fail")
     (tmp_path / "mine.py").write_text(LOCUSTFILE)
-    command = [sys.executable, str(tmp_path / "mine.py"), triton.url, str(prompts)]
+    (tmp_path / "mine.toml").write_text(SCENARIO.format(url=triton.url))
+    command = [sys.executable, str(tmp_path / "mine.py"), str(tmp_path / "mine.toml")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert json.loads(done.stdout) == [9, 3, 9], done.stderr

@@ -3,6 +3,7 @@
 It speaks the protocol of an LLM. A word is a token, and a conversation costs three tokens more a message. A response
 carries one token, except that every third one carries two, so whoever counts responses counts wrong. A text of "fail"
 is refused as INVALID_ARGUMENT, "break" fails as INTERNAL after the first response, "hang" is answered after a minute.
+What was asked goes to ``seen.jsonl`` beside the counts.
 """
 
 import json
@@ -25,6 +26,7 @@ class TritonPythonModel:
         self._itl_s = float(parameters["itl_ms"]["string_value"]) / 1000
         self._counts_file = Path(parameters["counts_file"]["string_value"])
         self._counts = {"requests": 0, "answered": 0, "input_tokens": 0, "output_tokens": 0}
+        self._seen_file = self._counts_file.with_name("seen.jsonl")
         self._lock = threading.Lock()
         self._save()
 
@@ -52,9 +54,14 @@ class TritonPythonModel:
             words = value("text_input").decode().split()
             num_input_tokens = len(words)
         wanted = 16 if value("max_tokens") is None else int(value("max_tokens"))
+        asked = {name: value(name) for name in ("text_input", "messages")}
+        seen = {name: text.decode() for name, text in asked.items() if text is not None} | {"max_tokens": wanted}
+        seen |= {name: float(value(name)) for name in ("temperature", "top_p") if value(name) is not None}
         with self._lock:
             self._counts["requests"] += 1
             self._save()
+            with self._seen_file.open("a") as file:
+                file.write(json.dumps(seen) + "\n")
         if words[:1] == ["fail"]:
             error = pb_utils.TritonError("the text asks for a failure", pb_utils.TritonError.INVALID_ARG)
             sender.send(pb_utils.InferenceResponse(error=error), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
