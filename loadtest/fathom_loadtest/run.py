@@ -89,6 +89,7 @@ class LoadTest:
             closed_ns=closed_ns,
             unfinished=phase.started - (len(recorder) - recorded),
             generator=generator,
+            name=self._name(stage),
             rate=self._mean_rate(stage),
             late=phase.late,
             attainment=self._attainment(stage, recorder),
@@ -106,6 +107,12 @@ class LoadTest:
                 seen.setdefault(task.model, StageTally()).merge(tallies[task.label])
         figures = {model: tally.figures() for model, tally in seen.items()}
         return reconciled(self._server_side.close(opened_ns), figures)
+
+    def _name(self, stage: Stage) -> str:
+        """Say of a stage what its rate or users do not."""
+        if self._workload.trace is not None:
+            return "trace"
+        return "" if stage.ramp_from is None else f"ramp {stage.ramp_from:g} to {stage.rate:g}"
 
     def _mean_rate(self, stage: Stage) -> float | None:
         if self._workload.trace is not None:
