@@ -61,6 +61,10 @@ class Scenario:
         for place, task in enumerate(self.tasks):
             if task.prompts is None and task.input_tokens is None:
                 raise ScenarioError("needs exactly one of prompts and input_tokens", f"tasks[{place}]")
+            if task.sampling.ignore_eos and task.output_tokens is None:
+                raise ScenarioError(
+                    "is true, but answers would not end; give output_tokens", f"tasks[{place}].sampling.ignore_eos"
+                )
 
     def _check_slos(self) -> None:
         names = Counter(slo.name for slo in self.slos)

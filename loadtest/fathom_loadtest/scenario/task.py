@@ -110,8 +110,6 @@ class TaskSpec:
             raise ScenarioError(f"is {self.task!r}; valid values: {', '.join(TASKS)}", "task")
         if self.prompts is not None and self.input_tokens is not None:
             raise ScenarioError("needs exactly one of prompts and input_tokens")
-        if self.sampling.ignore_eos and self.output_tokens is None:
-            raise ScenarioError("is true, but answers would not end; give output_tokens", "sampling.ignore_eos")
         for name, valid in (
             ("output_tokens", STREAMED),
             ("cancellation", STREAMED),
