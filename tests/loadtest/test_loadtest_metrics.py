@@ -92,6 +92,9 @@ def test_goodput_counts_requests_that_keep_every_objective() -> None:
     slos = Slo.parse("ttft_ms=200,itl_ms=40")
     assert [meets(one, slos) for one in HAND] == [True, True, False]
     assert not meets(failed(0), Slo.parse("request_latency_ms=1000"))
+    vector = record(0, [(300, 0)], finish_reason=None)
+    assert meets(vector, slos), "an objective of streams says nothing of an embedding"
+    assert not meets(vector, Slo.parse("ttft_ms=1000,request_latency_ms=200"))
     assert stage_figures([*HAND, failed(0)], slos=slos).goodput == 2.0
     assert stage_figures(HAND).goodput is None
 
