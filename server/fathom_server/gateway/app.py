@@ -9,10 +9,13 @@ from starlette.types import ASGIApp
 
 from fathom_client import AsyncClient
 from fathom_client.errors import FathomError
+from fathom_server.gateway.answers.event_stream import HungUpError
+from fathom_server.gateway.catalog import ModelCatalog
 from fathom_server.gateway.edge.layers import with_edge
 from fathom_server.gateway.edge.metrics import GatewayMetrics
+from fathom_server.gateway.edge.request_record import HUNG_UP
 from fathom_server.gateway.errors import ApiError, GatewayFaultError, error_response
-from fathom_server.gateway.routes import embeddings, health, metrics, rerank
+from fathom_server.gateway.routes import chat, completions, embeddings, health, metrics, models, rerank
 from fathom_server.gateway.settings import GatewaySettings
 
 
@@ -26,16 +29,22 @@ def create_app(settings: GatewaySettings, client: AsyncClient, counted: GatewayM
     api = FastAPI(title="Fathom", description="OpenAI's API in front of NVIDIA Triton.", redoc_url=None)
     api.state.settings = settings
     api.state.client = client
+    api.state.catalog = ModelCatalog(client)
     for kind in (RequestValidationError, HTTPException, ApiError, FathomError):
         api.add_exception_handler(kind, _refuse)
+    api.add_exception_handler(HungUpError, _say_nothing)
     api.add_exception_handler(Exception, _fail)
-    for module in (embeddings, rerank, health, metrics):
+    for module in (models, completions, chat, embeddings, rerank, health, metrics):
         api.include_router(module.router)
     return with_edge(api, settings, counted or GatewayMetrics())
 
 
 async def _refuse(_request: Request, error: Exception) -> Response:
     return error_response(error)
+
+
+async def _say_nothing(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=HUNG_UP)  # nobody is there to read it
 
 
 async def _fail(_request: Request, _error: Exception) -> Response:

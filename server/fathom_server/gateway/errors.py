@@ -234,8 +234,8 @@ def _of_client(error: FathomError) -> ApiError:
 
 
 def _invalid_body(faults: Sequence[Any]) -> InvalidApiRequestError:
-    """The first fault of a body, with the field's path as OpenAI writes it (``messages[0].content``)."""
-    fault = faults[0]
+    """The fault of a body that lies deepest, with the field's path as OpenAI writes it (``messages[0].content``)."""
+    fault = max(faults, key=lambda each: len(each["loc"]))  # of a union's members, the one that was meant
     place = [part for part in fault["loc"] if part != "body"]
     if fault["type"] == "json_invalid":
         return InvalidApiRequestError(f"the body is not JSON: {fault['ctx']['error']} at byte {place[0]}")
@@ -247,19 +247,32 @@ def _invalid_body(faults: Sequence[Any]) -> InvalidApiRequestError:
     if fault["type"] == "missing":
         what = f"{param} is missing" if param else "the body is missing"
         return InvalidApiRequestError(f"{what}; it is required", param=param or None, code="missing_required_parameter")
+    if fault["type"] == "none_required":
+        return InvalidApiRequestError(
+            f"{param} is not supported; leave it out", param=param, code="unsupported_parameter"
+        )
     what = re.sub(r"^(Value|Assertion) error, ", "", fault["msg"])
-    return InvalidApiRequestError(f"{param or 'the body'}: {what}", param=param or None, code="invalid_value")
+    if param:
+        return InvalidApiRequestError(f"{param}: {what}", param=param, code="invalid_value")
+    field = re.match(r"[a-z]+_[a-z_]+\b", what)  # several fields contradict each other: the first that is named
+    return InvalidApiRequestError(what, param=None if field is None else field[0], code="invalid_value")
 
 
 def _path(place: Sequence[str | int]) -> str:
     """A place in a body, without the names by which pydantic tells the members of a union apart."""
     path = ""
-    for part in place:
+    for position, part in enumerate(place):
         if isinstance(part, int):
             path += f"[{part}]"
-        elif re.fullmatch(r"[a-z][a-z0-9_]*", part) and part not in _UNION_MEMBERS:
+        elif not _is_tag(place, position) and re.fullmatch(r"[a-z][a-z0-9_]*", part) and part not in _UNION_MEMBERS:
             path += f".{part}" if path else part
     return path
+
+
+def _is_tag(place: Sequence[str | int], position: int) -> bool:
+    """Whether a part of a place is a role, or a format's type, by which pydantic tells what stands there."""
+    before = [None, None, *place][position : position + 2]
+    return before[1] == "response_format" or (before[0] == "messages" and isinstance(before[1], int))
 
 
 _UNION_MEMBERS: Final = frozenset({"str", "int", "float", "bool", "dict", "list", "none"})
