@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from gevent.lock import BoundedSemaphore
 from gevent.pool import Pool
@@ -15,13 +15,11 @@ from fathom_client import (
     InvalidRequestError,
     OverloadedError,
     Timeout,
+    Tls,
 )
 from fathom_loadtest.content.synthetic import WORDS
 from fathom_loadtest.errors import ScenarioError, ServerError
 from fathom_loadtest.scenario import Scenario, Target, TaskSpec
-
-if TYPE_CHECKING:
-    from fathom_client import Tls
 
 OPEN_LOOP_CONNECTIONS: Final = 8
 """Connections that the requests of an open loop share; the users of a closed loop have one each."""
@@ -56,12 +54,10 @@ def _api_key(target: Target) -> str | None:
     return key
 
 
-def _tls(target: Target) -> "Tls | None":
+def _tls(target: Target) -> Tls | None:
     files = target.tls
     if files is None:
         return None
-    from fathom_client import Tls
-
     return Tls(ca=files.ca, certificate=files.certificate, key=files.key, server_name=files.server_name)
 
 
