@@ -15,6 +15,7 @@ from typing import Any, Self
 import pytest
 
 START_S = 60.0
+PATIENCE_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +122,20 @@ class GatewayProcess:
                 total += float(value)
         return total
 
+    def logged(self, request_id: str) -> dict[str, Any]:
+        """The line of a request, which is written after its answer."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            for line in self.log():
+                if line.get("request_id") == request_id:
+                    return line
+            assert time.monotonic() < deadline, f"no line of request {request_id} was logged"
+            time.sleep(0.05)
+
     def log(self) -> list[dict[str, Any]]:
         """The lines of its log so far, each of which must be JSON."""
-        return [json.loads(line) for line in (self.folder / "log.jsonl").read_text().splitlines()]
+        whole, _, _ = (self.folder / "log.jsonl").read_text().rpartition("\n")
+        return [json.loads(line) for line in whole.split("\n") if line]
 
 
 def free_port() -> int:

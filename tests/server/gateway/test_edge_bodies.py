@@ -63,7 +63,7 @@ def test_what_passes_for_shallow_never_exhausts_a_parser(body: bytes) -> None:
 
 def test_deep_nesting_is_refused_by_name(tight: GatewayProcess) -> None:
     """One level more than allowed is refused; brackets in a text are none."""
-    assert post(tight, b'{"model": "minilm", "input": "' + b"[" * 1000 + b'"}').status == 200
+    assert post(tight, b'{"model": "minilm", "input": "' + b"[" * 500 + b'"}').status == 200
     for body in (b"[" * 9 + b"]" * 9, b'{"a":' * 9 + b"1" + b"}" * 9, b"[" * 4000):
         answer = post(tight, body)
         assert (answer.status, answer.error["code"]) == (400, "nesting_too_deep")
@@ -170,9 +170,9 @@ def test_a_body_too_large_is_refused_where_its_length_was_not_announced(tight: G
         for _ in range(3):
             connection.sendall(b"800\r\n" + b" " * 0x800 + b"\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
-        received = b"."
-        while received:
-            received = connection.recv(65536)
+        with contextlib.suppress(ConnectionResetError):
+            while connection.recv(65536):
+                pass
 
 
 def test_a_body_that_does_not_come_is_refused(tight: GatewayProcess) -> None:

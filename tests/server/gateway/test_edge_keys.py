@@ -159,6 +159,8 @@ def test_metrics_and_log_have_the_names_of_keys_and_never_a_key(locked: GatewayP
     locked.ask("POST", "/v1/embeddings", {"model": "minilm", "input": "a"}, key=ALICE)
     locked.ask("POST", "/v1/embeddings", {"model": "minilm", "input": "a"}, key="sk-not-a-key")
     text = locked.ask("GET", "/metrics", key=BOB).body.decode()
+    locked.ask("GET", "/nowhere", headers={"X-Request-ID": "last"})
+    locked.logged("last")
     log = locked.log()
     assert 'key="alice"' in text
     assert {"alice", "unknown"} <= {line.get("key") for line in log}

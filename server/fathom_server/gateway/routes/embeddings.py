@@ -8,6 +8,7 @@ from pydantic_core import to_json
 from starlette.responses import Response
 
 from fathom_client import AsyncClient
+from fathom_server.gateway.catalog import ModelCatalog
 from fathom_server.gateway.edge.request_record import record_of
 from fathom_server.gateway.errors import InvalidApiRequestError
 from fathom_server.gateway.schemas.embeddings import EmbeddingsRequest, EmbeddingsResponse
@@ -19,8 +20,9 @@ router = APIRouter()
 async def embeddings(request: Request, body: EmbeddingsRequest) -> Response:
     """Turn texts into vectors."""
     record = record_of(request.scope)
-    record.model = body.model
     client: AsyncClient = request.app.state.client
+    catalog: ModelCatalog = request.app.state.catalog
+    record.model = (await catalog.find(body.model, "embed")).name
     answer = await client.embed(body.model, body.input, prompt_name=body.prompt_name, truncate=body.truncate)
     record.input_tokens = tokens = sum(answer.num_input_tokens)
     dimensions = answer.vectors.shape[1]

@@ -7,6 +7,7 @@ from pydantic_core import to_json
 from starlette.responses import Response
 
 from fathom_client import AsyncClient
+from fathom_server.gateway.catalog import ModelCatalog
 from fathom_server.gateway.edge.request_record import record_of
 from fathom_server.gateway.schemas.rerank import RerankRequest, RerankResponse
 
@@ -17,8 +18,9 @@ router = APIRouter()
 async def rerank(request: Request, body: RerankRequest) -> Response:
     """Put documents in the order in which they answer a query."""
     record = record_of(request.scope)
-    record.model = body.model
     client: AsyncClient = request.app.state.client
+    catalog: ModelCatalog = request.app.state.catalog
+    record.model = (await catalog.find(body.model, "rerank")).name
     documents = [each if isinstance(each, str) else each.text for each in body.documents]
     answer = await client.rerank(body.model, body.query, documents, truncate=body.truncate)
     record.input_tokens = tokens = sum(answer.num_input_tokens)

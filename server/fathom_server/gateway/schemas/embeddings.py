@@ -2,12 +2,16 @@
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
 
 MAX_TEXTS: Final = 2048
 """Texts in one request, as OpenAI has it."""
 
 _Text = Annotated[str, Field(min_length=1)]
+_Input = Annotated[
+    Annotated[_Text, Tag("str")] | Annotated[list[_Text], Field(min_length=1, max_length=MAX_TEXTS), Tag("list")],
+    Discriminator(lambda given: "list" if isinstance(given, list) else "str"),
+]
 
 
 class EmbeddingsRequest(BaseModel):
@@ -16,9 +20,7 @@ class EmbeddingsRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     model: _Text
-    input: _Text | Annotated[list[_Text], Field(min_length=1, max_length=MAX_TEXTS)] = Field(
-        description="A text or a list of them. Token ids are not taken."
-    )
+    input: _Input = Field(description="A text or a list of them. Token ids are not taken.")
     encoding_format: Literal["float", "base64"] = Field(
         default="float", description="base64: of each vector's 32-bit floats, little-endian."
     )

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 MAX_DOCUMENTS: Final = 2048
 
@@ -17,6 +17,12 @@ class RerankDocument(BaseModel):
     text: _Text
 
 
+_Document = Annotated[
+    Annotated[_Text, Tag("str")] | Annotated[RerankDocument, Tag("dict")],
+    Discriminator(lambda given: "dict" if isinstance(given, dict | RerankDocument) else "str"),
+]
+
+
 class RerankRequest(BaseModel):
     """Documents to put in the order in which they answer a query."""
 
@@ -24,7 +30,7 @@ class RerankRequest(BaseModel):
 
     model: _Text
     query: _Text
-    documents: Annotated[list[_Text | RerankDocument], Field(min_length=1, max_length=MAX_DOCUMENTS)]
+    documents: Annotated[list[_Document], Field(min_length=1, max_length=MAX_DOCUMENTS)]
     top_n: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="So many of the best; without it, or where there are fewer, all."
     )
