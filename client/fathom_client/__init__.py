@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Generation,
         GenerationChoice,
         GenerationChunk,
+        ModelConfig,
         ModelInfo,
         ModelMetadata,
         Rerank,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         TensorMetadata,
         TokenLogprob,
     )
+    from fathom_client._statistics import ModelStatistics
     from fathom_client._streams import AsyncGenerationStream, GenerationStream
     from fathom_client._sync import Client
     from fathom_client._timeouts import Timeout
@@ -63,25 +65,36 @@ __all__ = [
     "GenerationStream",
     "InvalidArgumentError",
     "InvalidRequestError",
+    "Keepalive",
+    "Limits",
     "Message",
+    "ModelConfig",
     "ModelInfo",
     "ModelMetadata",
     "ModelNotFoundError",
+    "ModelStatistics",
     "OverloadedError",
     "ProtocolError",
+    "Readiness",
     "RequestCancelledError",
     "Rerank",
+    "Retry",
     "ServerError",
     "ServerMetadata",
     "ServerUnavailableError",
     "StreamBrokenError",
     "TensorMetadata",
     "Timeout",
+    "Tls",
     "TokenLogprob",
+    "Tokenization",
+    "TraceContext",
+    "Transport",
 ]
 
 _HOMES: Final = {
     "_async": ("AsyncClient",),
+    "_limits": ("Keepalive", "Limits"),
     "_options": ("GenerateOptions", "Message"),
     "_results": (
         "Classification",
@@ -89,16 +102,24 @@ _HOMES: Final = {
         "Generation",
         "GenerationChoice",
         "GenerationChunk",
+        "ModelConfig",
         "ModelInfo",
         "ModelMetadata",
+        "Readiness",
         "Rerank",
         "ServerMetadata",
         "TensorMetadata",
         "TokenLogprob",
+        "Tokenization",
     ),
+    "_retry": ("Retry",),
+    "_statistics": ("ModelStatistics",),
     "_streams": ("AsyncGenerationStream", "GenerationStream"),
     "_sync": ("Client",),
     "_timeouts": ("Timeout",),
+    "_tls": ("Tls",),
+    "_trace": ("TraceContext",),
+    "_transport": ("Transport",),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
 }
 _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}

@@ -9,7 +9,7 @@ from tritonclient.grpc import service_pb2
 from fathom_client import _requests, protocol
 from fathom_client._options import INT32_MAX, check_integer, check_text
 from fathom_client._status import CallContext, late_texts
-from fathom_client._timeouts import GRACE_S, check_seconds
+from fathom_client._timeouts import check_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,31 +25,35 @@ class EncodePlan:
     batch_size: int | None
     begin_s: float = field(default_factory=time.monotonic)
 
-    def batches(self, batch_size: int) -> list[service_pb2.ModelInferRequest]:
-        """One request a batch, in order."""
-        rows = len(next(iter(self.columns.values())))
+    @property
+    def deadline_s(self) -> float | None:
+        """When the time is up, on the clock of ``time.monotonic``."""
+        return None if self.context.timeout_s is None else self.begin_s + self.context.timeout_s
+
+    def batches(self, batch_size: int, rows: range | None = None) -> list[service_pb2.ModelInferRequest]:
+        """One request a batch, in order, of all rows or of some that lie side by side."""
+        chosen = range(len(next(iter(self.columns.values())))) if rows is None else rows
         return [
             _requests.encode_request(
                 self.context.model or "",
-                {name: texts[begin : begin + batch_size] for name, texts in self.columns.items()},
+                {name: texts[begin : min(begin + batch_size, chosen.stop)] for name, texts in self.columns.items()},
                 self.truncate,
             )
-            for begin in range(0, rows, batch_size)
+            for begin in range(chosen.start, chosen.stop, batch_size)
         ]
 
     def context_of(self, request: service_pb2.ModelInferRequest) -> CallContext:
         """The context of one batch, for its errors."""
         return replace(self.context, request_id=request.id)
 
-    def give_time(self, request: service_pb2.ModelInferRequest) -> float | None:
-        """Tell a request what time is left; return its call's limit in seconds. Raises DeadlineExceededError."""
-        if self.context.timeout_s is None:
-            return None
-        left_s = self.begin_s + self.context.timeout_s - time.monotonic()
+    def give_time(self, request: service_pb2.ModelInferRequest) -> None:
+        """Tell a request what time is left. Raises DeadlineExceededError."""
+        if self.deadline_s is None:
+            return
+        left_s = self.deadline_s - time.monotonic()
         if left_s <= 0:
             raise late_texts(self.context_of(request))
         _requests.set_timeout(request, left_s)
-        return left_s + GRACE_S
 
 
 def embed_columns(texts: str | Sequence[str], prompt_name: str | None) -> dict[str, list[bytes]]:

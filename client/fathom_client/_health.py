@@ -1,10 +1,10 @@
 """Waiting for a server: how often to ask, when to give up, and what to say then."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from fathom_client._results import ModelInfo
+from fathom_client._results import ModelInfo, Readiness
 from fathom_client._timeouts import check_seconds
 from fathom_client.errors import DeadlineExceededError, FathomError, ServerUnavailableError
 
@@ -23,14 +23,18 @@ def _state(model: ModelInfo) -> str:
 
 
 class ReadinessWait:
-    """One ``wait_until_ready``: its deadline and growing pauses."""
+    """One ``wait_until_ready``: its deadline, growing pauses, and whom it tells."""
 
-    def __init__(self, url: str, timeout_s: float, model: str | None) -> None:
+    def __init__(
+        self, url: str, timeout_s: float, model: str | None, progress: Callable[[Readiness], object] | None
+    ) -> None:
         check_seconds("timeout_s", timeout_s)
         self._url = url
         self._timeout_s = timeout_s
         self._model = model
-        self._deadline_s = time.monotonic() + timeout_s
+        self._progress = progress
+        self._begin_s = time.monotonic()
+        self._deadline_s = self._begin_s + timeout_s
         self._pause_s = _FIRST_PAUSE_S
 
     def pause(self) -> float | None:
@@ -41,19 +45,29 @@ class ReadinessWait:
         pause_s, self._pause_s = self._pause_s, min(2 * self._pause_s, _LONGEST_PAUSE_S)
         return min(pause_s, left_s)
 
+    def ready(self, models: Sequence[ModelInfo]) -> None:
+        """Tell that the waiting is over."""
+        self._tell(models, None)
+
     def unreachable(self, error: FathomError) -> DeadlineExceededError:
         """The error for a server that did not answer to the end."""
-        return self._error(str(error))
+        return self._error((), str(error))
 
     def not_ready(self, models: Sequence[ModelInfo]) -> DeadlineExceededError:
         """The error for a server that answers and is not ready."""
         if self._model is not None and all(each.name != self._model for each in models):
             names = ", ".join(sorted({each.name for each in models})) or "none"
-            return self._error(f"the server at {self._url} has no model {self._model!r}; it has: {names}")
+            return self._error(models, f"the server at {self._url} has no model {self._model!r}; it has: {names}")
         states = [_state(each) for each in models if not each.is_ready and self._model in (None, each.name)]
-        return self._error(f"the server at {self._url} is up, but " + (", ".join(states) or "does not report ready"))
+        what = ", ".join(states) or "does not report ready"
+        return self._error(models, f"the server at {self._url} is up, but {what}")
 
-    def _error(self, what: str) -> DeadlineExceededError:
+    def _error(self, models: Sequence[ModelInfo], what: str) -> DeadlineExceededError:
+        self._tell(models, what)
         return DeadlineExceededError(
             f"not ready after {self._timeout_s:g} s: {what}", code="DEADLINE_EXCEEDED", model=self._model
         )
+
+    def _tell(self, models: Sequence[ModelInfo], reason: str | None) -> None:
+        if self._progress is not None:
+            self._progress(Readiness(time.monotonic() - self._begin_s, tuple(models), reason))

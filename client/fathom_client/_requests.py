@@ -31,13 +31,23 @@ def text_prompt(prompt: str | Sequence[int]) -> Tensor:
     """Return the tensor for a text or for token ids; raises InvalidArgumentError."""
     if isinstance(prompt, str):
         return strings(protocol.TEXT_INPUT, [check_text("prompt", prompt)])
-    ids = _token_ids(prompt)
+    return ids_prompt("prompt", prompt)
+
+
+def text_item(prompt: str | Sequence[int], options: GenerateOptions) -> Tensor:
+    """``text_prompt`` as one of a list, whose options say nothing of it."""
+    return text_prompt(prompt)
+
+
+def ids_prompt(name: str, token_ids: Sequence[int]) -> Tensor:
+    """Return the tensor for token ids; raises InvalidArgumentError."""
+    ids = _token_ids(name, token_ids)
     return protocol.INPUT_IDS, "INT32", len(ids), ids.astype("<i4").tobytes()
 
 
-def messages_prompt(messages: Sequence[Message | Mapping[str, Any]]) -> Tensor:
-    """Return the tensor for a conversation; raises InvalidArgumentError."""
-    return strings(protocol.MESSAGES, [messages_json(messages)])
+def messages_prompt(messages: Sequence[Message | Mapping[str, Any]], options: GenerateOptions) -> Tensor:
+    """Return the tensor for a conversation, with its options for the chat template; raises InvalidArgumentError."""
+    return strings(protocol.MESSAGES, [messages_json(messages, options)])
 
 
 def generate_request(
@@ -70,6 +80,13 @@ def generate_request(
     for tensor in sampling_tensors(options):
         _add(request, *tensor)
     return request, timeout_s
+
+
+def plain_request(model: str, tensor: Tensor) -> service_pb2.ModelInferRequest:
+    """Build a request of one tensor."""
+    request = service_pb2.ModelInferRequest(model_name=model, id=_request_id(None))
+    _add(request, *tensor)
+    return request
 
 
 def encode_request(model: str, columns: Mapping[str, Sequence[bytes]], truncate: bool) -> service_pb2.ModelInferRequest:
@@ -123,21 +140,22 @@ def _add(
     request.raw_input_contents.append(contents)
 
 
-def _token_ids(prompt: Sequence[int]) -> "np.ndarray[Any, np.dtype[np.int64]]":
+def _token_ids(name: str, prompt: Sequence[int]) -> "np.ndarray[Any, np.dtype[np.int64]]":
     try:
         ids = np.asarray(prompt)
     except ValueError:
         ids = np.empty(0, dtype=object)
     if ids.size == 0 and ids.dtype != object:
-        raise InvalidArgumentError("prompt is empty; give at least one token id")
+        raise InvalidArgumentError(f"{name} is empty; give at least one token id")
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        wanted = "a str or a list of int" if name == "prompt" else "a list of int"
         raise InvalidArgumentError(
-            f"prompt is a {type(prompt).__name__} of something else than token ids; give a str or a list of int"
+            f"{name} is a {type(prompt).__name__} of something else than token ids; give {wanted}"
         )
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high > INT32_MAX:
         raise InvalidArgumentError(
-            f"prompt has the token id {low if low < 0 else high}; ids must be between 0 and {INT32_MAX}"
+            f"{name} has the token id {low if low < 0 else high}; ids must be between 0 and {INT32_MAX}"
         )
     return ids.astype(np.int64)
 

@@ -12,6 +12,7 @@ from fathom_client import protocol
 from fathom_client._results import (
     Classification,
     Embeddings,
+    ModelConfig,
     ModelInfo,
     ModelMetadata,
     Rerank,
@@ -119,6 +120,21 @@ def model_metadata(response: service_pb2.ModelMetadataResponse) -> ModelMetadata
         response.platform,
         _tensors(response.inputs),
         _tensors(response.outputs),
+    )
+
+
+def model_config(response: service_pb2.ModelConfigResponse) -> ModelConfig:
+    """Read a model's config."""
+    config = response.config
+    return ModelConfig(
+        config.name,
+        config.platform,
+        config.backend,
+        config.max_batch_size,
+        config.model_transaction_policy.decoupled,
+        tuple(tensor.name for tensor in config.input),
+        tuple(tensor.name for tensor in config.output),
+        {name: value.string_value for name, value in config.parameters.items()},
     )
 
 

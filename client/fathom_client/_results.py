@@ -1,5 +1,6 @@
 """What the client gives back, values."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,14 @@ class TokenLogprob:
     """A token's log-probability (natural logarithm), and the likeliest tokens in its place, the likeliest first.
 
     They are the model's own, before temperature and whatever else chooses. A prompt's first token has none, and the
-    likeliest tokens have no others.
+    likeliest tokens have no others. ``token_bytes`` is what the token writes, UTF-8 or a part of it; empty where the
+    server does not tell.
     """
 
     token_id: int
     logprob: float | None
     top: "tuple[TokenLogprob, ...]" = ()
+    token_bytes: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,11 @@ class Embeddings:
     num_input_tokens: tuple[int, ...]
     model: str
 
+    def rows(self) -> "Iterator[Embeddings]":
+        """Each text's own, with vectors of [1, dimension]."""
+        for row, count in enumerate(self.num_input_tokens):
+            yield Embeddings(self.vectors[row : row + 1], (count,), self.model)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rerank:
@@ -117,10 +125,23 @@ class Classification:
     num_input_tokens: tuple[int, ...]
     model: str
 
+    def rows(self) -> "Iterator[Classification]":
+        """Each text's own, with scores of [1, labels]."""
+        for row, count in enumerate(self.num_input_tokens):
+            yield Classification(self.scores[row : row + 1], self.labels, (count,), self.model)
+
     @property
     def top_labels(self) -> tuple[str, ...]:
         """The most probable label of each text."""
         return tuple(self.labels[best] for best in self.scores.argmax(axis=1).tolist())
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenization:
+    """A prompt as the model reads it: its token ids, those that the tokenizer or the chat template adds among them."""
+
+    token_ids: tuple[int, ...]
+    model: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +164,19 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Readiness:
+    """How far a server is, as ``wait_until_ready`` tells while it waits.
+
+    ``waited_s``: seconds since the waiting began. ``models``: those of the repository, empty as long as no server
+    answers. ``reason``: why it is not ready, None when it is.
+    """
+
+    waited_s: float
+    models: tuple[ModelInfo, ...]
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class ServerMetadata:
     """A server's name, version and protocol extensions."""
 
@@ -158,6 +192,25 @@ class TensorMetadata:
     name: str
     datatype: str
     shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """How a model is served, from its config.pbtxt.
+
+    ``platform`` is ``"ensemble"`` for one that is made of others, else mostly empty; ``backend`` what runs it.
+    ``max_batch_size`` 0 is a model without a batch dimension. A request to a model that ``is_decoupled`` has any number
+    of responses.
+    """
+
+    name: str
+    platform: str
+    backend: str
+    max_batch_size: int
+    is_decoupled: bool
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    parameters: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """gRPC statuses and Triton's messages → the exceptions of ``fathom_client.errors``."""
 
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from fathom_client import protocol
@@ -21,10 +22,20 @@ from fathom_client.errors import (
     StreamBrokenError,
 )
 
-_NO_CONNECTION: Final = ("failed to connect", "errors resolving", "dns resolution", "name resolution")
+_NO_HANDSHAKE: Final = ("tls handshake failed", "verification check failed", "handshake read failed")
+_NO_CONNECTION: Final = (
+    "all backends failing",
+    "failed to connect",
+    "errors resolving",
+    "dns resolution",
+    "name resolution",
+)
+_STATUS_PREFIX: Final = re.compile(r"^(UNKNOWN|UNAVAILABLE): ")
 _UNKNOWN_MODEL: Final = "unknown model"
 _DECOUPLED: Final = "decoupled transaction policy"
 _REQUEST_ID: Final = re.compile(r"^\[request id: [^]]*\] ")
+_PUSHBACK: Final = "grpc-retry-pushback-ms"
+_NOT_EXPLICIT: Final = "explicit model load / unload is not allowed"
 _NOT_GRPC: Final = "http2 header with status"
 
 
@@ -37,10 +48,17 @@ class CallContext:
     request_id: str | None = None
     timeout_s: float | None = None
 
+    def at(self, url: str) -> "CallContext":
+        """The same call on another server."""
+        return self if url == self.url else replace(self, url=url)
+
 
 def error_of_status(error: Any, call: CallContext) -> FathomError:
     """Translate a ``grpc.RpcError`` of a sync or async call."""
-    return _error(error.code().name, error.details() or "", call)
+    translated = _error(error.code().name, error.details() or "", call)
+    if isinstance(translated, ServerUnavailableError):
+        translated.retry_after_s = _retry_after_s(error.trailing_metadata())
+    return translated
 
 
 def error_of_message(message: str, call: CallContext) -> FathomError:
@@ -123,6 +141,8 @@ def _error(code: str, details: str, call: CallContext) -> FathomError:
         kind, message = InvalidRequestError, f"this model generates and does not embed ({details})"
     elif code == "NOT_FOUND":
         kind, message = ModelNotFoundError, details
+    elif _NOT_EXPLICIT in details:
+        kind, message = InvalidRequestError, f"{details}; start the server with --model-control-mode=explicit"
     elif code == "UNAVAILABLE" and "queue" in details.lower():
         kind, message = OverloadedError, f"{details} (try again later)"
     elif code == "UNAVAILABLE":
@@ -135,8 +155,25 @@ def _error(code: str, details: str, call: CallContext) -> FathomError:
     return kind(model + message, code=code, model=call.model, request_id=call.request_id)
 
 
+def _retry_after_s(metadata: Any) -> float | None:
+    """The server's advice when to try again; infinity for never (gRPC proposal A6, "pushback")."""
+    advice = next((value for name, value in metadata or () if name == _PUSHBACK), None)
+    if advice is None:
+        return None
+    return int(advice) / 1000 if re.fullmatch(r"\d{1,12}", str(advice)) else math.inf
+
+
 def _unavailable(details: str, call: CallContext) -> str:
-    if any(sign in details.lower() for sign in _NO_CONNECTION):
-        reason = details.rpartition("last error: ")[2].removeprefix("UNKNOWN: ")
-        return f"no server answers at {call.url} ({reason}); check the address, or start one with fathom-serve"
+    reason = _STATUS_PREFIX.sub("", details.rpartition("last error: ")[2]).strip().rstrip(":")
+    lowered = details.lower()
+    if any(sign in lowered for sign in _NO_HANDSHAKE):
+        return (
+            f"TLS with {call.url} failed ({reason}); check tls.ca, tls.server_name, tls.certificate, and that the "
+            "server encrypts"
+        )
+    if any(sign in lowered for sign in _NO_CONNECTION):
+        remedy = "check the address, or start one with fathom-serve"
+        if "socket closed" in lowered or "endpoint closing" in lowered:
+            remedy = "check the address, and give tls if it encrypts"
+        return f"no server answers at {call.url} ({reason}); {remedy}"
     return f"the server at {call.url} is not available: {details}"

@@ -1,6 +1,7 @@
 """Answers that stream: an iterator of chunks that cancels its request whenever it is left before the end."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from types import TracebackType
@@ -10,16 +11,19 @@ import grpc
 from grpc import aio
 
 from fathom_client._answer import Answer
+from fathom_client._async_connection import is_task_cancelled
+from fathom_client._attempts import Attempts
 from fathom_client._results import Generation, GenerationChunk
 from fathom_client._status import CallContext, broken_stream, error_of_message, error_of_status, locally_closed
-from fathom_client.errors import FathomError, ServerUnavailableError
+from fathom_client.errors import FathomError, ServerUnavailableError, StreamBrokenError
 
 
 class _Progress:
-    """What both kinds of stream know of their answer: where it stands, and what ended it."""
+    """What both kinds of stream know of their answer: where it stands, on which attempt, and what ended it."""
 
-    def __init__(self, context: CallContext, sequences: int) -> None:
+    def __init__(self, context: CallContext, attempts: Attempts, sequences: int) -> None:
         self.context = context
+        self.attempts = attempts
         self.answer = Answer(context.model or "", context.request_id or "", sequences)
         self.failure: FathomError | None = None
         self.is_closed = False
@@ -28,16 +32,33 @@ class _Progress:
         """Take a ``ModelStreamInferResponse``; raises what it says."""
         if response.error_message:
             raise error_of_message(response.error_message, self.context)
-        return self.answer.add(response.infer_response)
+        chunk = self.answer.add(response.infer_response)
+        if self.answer.is_complete:
+            self.attempts.succeeded()
+            self.attempts.release()
+        return chunk
 
     def translate(self, error: Any) -> FathomError:
         """Turn a ``grpc.RpcError`` into the error that the reader gets."""
         if self.is_closed:
             return locally_closed(self.context)
-        translated = error_of_status(error, self.context)
+        translated = error_of_status(error, self.context.at(self.attempts.endpoint.url))
         if isinstance(translated, ServerUnavailableError) and self.answer.has_begun:
             return broken_stream(self.answer, self.context, translated)
         return translated
+
+    def pause_before_next(self, failure: FathomError) -> float | None:
+        """Seconds to wait before the next attempt; None where there is none: never after the first chunk."""
+        if not self.answer.has_begun:
+            return self.attempts.pause_before_next(failure)
+        if isinstance(failure, StreamBrokenError) and failure.code == "UNAVAILABLE":
+            self.attempts.lost()
+        return None
+
+    def fail(self, failure: FathomError) -> None:
+        """Keep what ended the answer."""
+        self.failure = failure
+        self.attempts.release()
 
     def is_over(self) -> bool:
         """Whether no more chunks come; raises the failure, if that is why."""
@@ -57,14 +78,9 @@ class _Progress:
         """Cancel the call unless the server has ended it, or is just about to."""
         if not self.is_closed:
             self.is_closed = True
+            self.attempts.release()
             if not self.answer.is_complete:
                 call.cancel()
-
-
-def is_task_cancelled() -> bool:
-    """Whether a CancelledError is meant for the running task, rather than gRPC's word for a call cancelled here."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 class GenerationStream:
@@ -76,11 +92,21 @@ class GenerationStream:
     """
 
     def __init__(
-        self, call: Any, context: CallContext, sequences: int, explain: Callable[[FathomError], FathomError]
+        self,
+        open_call: Callable[[Attempts], Any],
+        attempts: Attempts,
+        context: CallContext,
+        sequences: int,
+        explain: Callable[[FathomError], FathomError],
     ) -> None:
-        self._call = call
-        self._progress = _Progress(context, sequences)
+        self._progress = _Progress(context, attempts, sequences)
+        self._open_call = open_call
         self._explain = explain
+        self._closing = threading.Event()
+        self._call = open_call(attempts)
+
+    def __del__(self) -> None:
+        self._progress.attempts.release()
 
     @property
     def request_id(self) -> str:
@@ -106,6 +132,7 @@ class GenerationStream:
     def close(self) -> None:
         """Cancel the request unless its answer is complete. May be called again, and from another thread."""
         self._progress.close(self._call)
+        self._closing.set()
 
     def __enter__(self) -> Self:
         return self
@@ -124,16 +151,30 @@ class GenerationStream:
                     raise broken_stream(self._progress.answer, self._progress.context, None)
                 chunk = self._progress.take(response)
             except grpc.RpcError as error:
-                self._progress.failure = self._explain(self._progress.translate(error))
-                raise self._progress.failure from None
+                self._move_on(self._progress.translate(error))
             except FathomError as error:
-                self._progress.failure = self._explain(error)
                 self._call.cancel()
-                raise self._progress.failure from None
-            if chunk is not None:
-                return chunk
+                self._move_on(error)
+            else:
+                if chunk is not None:
+                    return chunk
         self._await_status()
         return None
+
+    def _move_on(self, failure: FathomError) -> None:
+        """Begin the next attempt; raises the failure where there is none."""
+        pause_s = self._progress.pause_before_next(failure)
+        try:
+            if pause_s is None:
+                raise self._explain(failure)
+            if self._closing.wait(pause_s):
+                raise locally_closed(self._progress.context)
+            self._call = self._open_call(self._progress.attempts)
+        except FathomError as error:
+            self._progress.fail(error)
+            raise error from None
+        if self._progress.is_closed:  # by another thread, which cancelled the call before
+            self._call.cancel()
 
     def _await_status(self) -> None:
         """Read past the final response: a call that is dropped before its status would be cancelled at the server."""
@@ -149,19 +190,24 @@ class AsyncGenerationStream:
 
     def __init__(
         self,
-        call: Any,
+        open_call: Callable[[Attempts], Any],
+        attempts: Attempts,
         context: CallContext,
         sequences: int,
         explain: Callable[[FathomError], Awaitable[FathomError]],
     ) -> None:
-        self._call = call
-        self._progress = _Progress(context, sequences)
+        self._progress = _Progress(context, attempts, sequences)
+        self._open_call = open_call
         self._explain = explain
         self._loop = asyncio.get_running_loop()
+        self._closing = asyncio.Event()
+        self._call: Any = None
+        self._call = open_call(attempts)
 
     def __del__(self) -> None:
+        self._progress.attempts.release()
         # gRPC keeps an unfinished call of asyncio alive, unlike a sync one; any thread may run this
-        if not self._progress.is_closed and not self._loop.is_closed():
+        if self._call is not None and not self._progress.is_closed and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._progress.close, self._call)
 
     @property
@@ -187,7 +233,7 @@ class AsyncGenerationStream:
 
     async def close(self) -> None:
         """Cancel the request unless its answer is complete. May be called again."""
-        self._progress.close(self._call)
+        self._close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -195,7 +241,11 @@ class AsyncGenerationStream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._close()
+
+    def _close(self) -> None:
         self._progress.close(self._call)
+        self._closing.set()
 
     async def _read(self) -> GenerationChunk | None:
         """Return the next chunk, or None at the answer's end."""
@@ -206,22 +256,39 @@ class AsyncGenerationStream:
                     raise broken_stream(self._progress.answer, self._progress.context, None)
                 chunk = self._progress.take(response)
             except grpc.RpcError as error:
-                self._progress.failure = await self._explain(self._progress.translate(error))
-                raise self._progress.failure from None
+                await self._move_on(self._progress.translate(error))
             except asyncio.CancelledError:
                 if is_task_cancelled():
-                    self._progress.close(self._call)
+                    self._close()
                     raise
                 # gRPC says so to the reader when another task closes the stream or hangs up
                 raise locally_closed(self._progress.context) from None
             except FathomError as error:
-                self._progress.failure = await self._explain(error)
                 self._call.cancel()
-                raise self._progress.failure from None
-            if chunk is not None:
-                return chunk
+                await self._move_on(error)
+            else:
+                if chunk is not None:
+                    return chunk
         await self._await_status()
         return None
+
+    async def _move_on(self, failure: FathomError) -> None:
+        """Begin the next attempt; raises the failure where there is none."""
+        pause_s = self._progress.pause_before_next(failure)
+        try:
+            if pause_s is None:
+                raise await self._explain(failure)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), pause_s)
+            if self._progress.is_closed:
+                raise locally_closed(self._progress.context)
+            self._call = self._open_call(self._progress.attempts)
+        except FathomError as error:
+            self._progress.fail(error)
+            raise error from None
+        except asyncio.CancelledError:
+            self._close()
+            raise
 
     async def _await_status(self) -> None:
         """Read past the final response: a call that is dropped before its status would be cancelled at the server."""

@@ -1,61 +1,65 @@
 """The client for threads and greenlets."""
 
-import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-import grpc
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import service_pb2
 
-from fathom_client import _channel, _requests, _responses
-from fathom_client._address import DEFAULT_URL, check_url
+from fathom_client import _channel, _requests, _responses, _tokens, protocol
+from fathom_client._address import DEFAULT_URL, check_urls
 from fathom_client._encoding import EncodePlan, classify_columns, embed_columns, plan_encode, rerank_columns
-from fathom_client._health import ReadinessWait, is_unreachable
+from fathom_client._limits import Keepalive, Limits
+from fathom_client._lists import CONCURRENCY, BatchOutcome, Result, RowOutcomes, check_list, item_options
 from fathom_client._options import GenerateOptions, Message
-from fathom_client._results import (
-    Classification,
-    Embeddings,
-    Generation,
-    ModelInfo,
-    ModelMetadata,
-    Rerank,
-    ServerMetadata,
-)
-from fathom_client._status import CallContext, closed_client, error_of_status, with_models
+from fathom_client._results import Classification, Embeddings, Generation, Rerank, Tokenization
+from fathom_client._retry import Retry
+from fathom_client._status import CallContext
 from fathom_client._streams import GenerationStream
+from fathom_client._sync_connection import PendingCall
+from fathom_client._sync_control import ServerControl
 from fathom_client._tensors import Tensor
-from fathom_client._timeouts import Timeout, as_timeout
-from fathom_client.errors import FathomError, ModelNotFoundError
+from fathom_client._timeouts import Timeout, as_timeout, check_seconds
+from fathom_client._tls import Tls
+from fathom_client._transport import Transport
+from fathom_client.errors import FathomError
 
 
-class Client:
-    """A connection to one server; safe to share between threads, many requests at once.
+class Client(ServerControl):
+    """A connection to one server or to several; safe to share between threads, many requests at once.
 
-    ``url`` is HOST:PORT of the gRPC service. ``timeout`` is a Timeout, or the seconds for a whole answer, or None for
-    no such limit. ``metadata`` goes with every call (lower-case names), for servers that ask for a key. The first call
-    connects. Every method raises FathomError, see ``fathom_client.errors``.
+    ``url`` is HOST:PORT of the gRPC service, or a list of them: requests go to the one that is healthy and has the
+    fewest, and one that no server has begun to answer passes over to the next. Where a name has several addresses,
+    they take turns. ``timeout`` is a Timeout, or the seconds for a whole answer, or None for no such limit.
+    ``metadata`` goes with every call (lower-case names), for servers that ask for something; ``api_key`` goes as
+    ``authorization: Bearer``. ``tls`` encrypts. ``retry`` tries again what no server took, and without it nothing is
+    tried twice on the same server. ``keepalive`` pings, ``limits`` bounds messages, ``transport`` stands in for the
+    network. The first call connects; proxies are those of the environment (``grpc_proxy``, ``https_proxy``,
+    ``http_proxy``, ``no_grpc_proxy``, ``no_proxy``). Every method raises FathomError, see ``fathom_client.errors``.
     """
 
     def __init__(
         self,
-        url: str = DEFAULT_URL,
+        url: str | Sequence[str] = DEFAULT_URL,
         *,
         timeout: Timeout | float | None = _channel.DEFAULT_TIMEOUT,
         metadata: Mapping[str, str] | None = None,
+        api_key: str | None = None,
+        tls: Tls | None = None,
+        retry: Retry | None = None,
+        keepalive: Keepalive | None = None,
+        limits: Limits = _channel.DEFAULT_LIMITS,
+        transport: Transport | None = None,
     ) -> None:
-        self._url = check_url(url)
-        self._timeout = as_timeout(timeout)
-        self._metadata = _channel.check_metadata(metadata)
+        urls = check_urls(url)
+        settings = _channel.check_settings(as_timeout(timeout), tls, keepalive, limits, retry, transport)
+        super().__init__(urls, settings, _channel.check_metadata(metadata, api_key))
         self._batch_sizes: dict[str, int] = {}
-        self._is_closed = False
-        self._channel = grpc.insecure_channel(self._url, options=_channel.channel_options(self._timeout))
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        self._open_stream = self._channel.unary_stream(_channel.STREAM_METHOD, **_channel.STREAM_CODECS)
 
     def __repr__(self) -> str:
-        return f"Client({self._url!r}, timeout={self._timeout!r})"
+        return f"Client({self._description})"
 
     def generate(self, model: str, prompt: str | Sequence[int], **options: Unpack[GenerateOptions]) -> Generation:
         """Return the whole answer to a text or to token ids."""
@@ -69,13 +73,40 @@ class Client:
         self, model: str, messages: Sequence[Message | Mapping[str, Any]], **options: Unpack[GenerateOptions]
     ) -> Generation:
         """Return the whole answer to a conversation."""
-        return self._generate(model, _requests.messages_prompt(messages), False, options).result()
+        return self._generate(model, _requests.messages_prompt(messages, options), False, options).result()
 
     def stream_chat(
         self, model: str, messages: Sequence[Message | Mapping[str, Any]], **options: Unpack[GenerateOptions]
     ) -> GenerationStream:
         """Stream the answer to a conversation; the request is sent now."""
-        return self._generate(model, _requests.messages_prompt(messages), True, options)
+        return self._generate(model, _requests.messages_prompt(messages, options), True, options)
+
+    def generate_many(
+        self,
+        model: str,
+        prompts: Sequence[str | Sequence[int]],
+        *,
+        concurrency: int = CONCURRENCY,
+        **options: Unpack[GenerateOptions],
+    ) -> list[Generation | FathomError]:
+        """Return for each text or list of token ids its answer, or the error that it met, in order.
+
+        ``concurrency`` requests run at once, each with the options, and with its own time limit.
+        """
+        return self._generate_each(model, "prompts", prompts, _requests.text_item, concurrency, options)
+
+    def chat_many(
+        self,
+        model: str,
+        conversations: Sequence[Sequence[Message | Mapping[str, Any]]],
+        *,
+        concurrency: int = CONCURRENCY,
+        **options: Unpack[GenerateOptions],
+    ) -> list[Generation | FathomError]:
+        """Return for each conversation its answer, or the error that it met, in order; see ``generate_many``."""
+        return self._generate_each(
+            model, "conversations", conversations, _requests.messages_prompt, concurrency, options
+        )
 
     def embed(
         self,
@@ -96,6 +127,21 @@ class Client:
         """
         columns = embed_columns(texts, prompt_name)
         return _responses.embeddings(model, self._encode(model, columns, truncate, batch_size, timeout_s))
+
+    def embed_many(
+        self,
+        model: str,
+        texts: Sequence[str],
+        *,
+        prompt_name: str | None = None,
+        truncate: bool = False,
+        batch_size: int | None = None,
+        timeout_s: float | None = None,
+    ) -> list[Embeddings | FathomError]:
+        """Return for each text its vector (as Embeddings of one row), or its error, in order; see ``embed``."""
+        rows = RowOutcomes(texts)
+        columns = embed_columns(rows.texts, prompt_name) if rows.texts else {}
+        return self._encode_each(model, rows, columns, _responses.embeddings, truncate, batch_size, timeout_s)
 
     def rerank(
         self,
@@ -132,58 +178,53 @@ class Client:
         columns = classify_columns(texts)
         return _responses.classification(model, self._encode(model, columns, truncate, batch_size, timeout_s))
 
-    def is_live(self) -> bool:
-        """Whether a server answers."""
-        try:
-            return bool(self._ask("ServerLive", service_pb2.ServerLiveRequest()).live)
-        except FathomError as error:
-            if is_unreachable(error):
-                return False
-            raise
+    def classify_many(
+        self,
+        model: str,
+        texts: Sequence[str],
+        *,
+        truncate: bool = False,
+        batch_size: int | None = None,
+        timeout_s: float | None = None,
+    ) -> list[Classification | FathomError]:
+        """Return for each text its labels (as Classification of one row), or its error, in order; see ``classify``."""
+        rows = RowOutcomes(texts)
+        columns = classify_columns(rows.texts) if rows.texts else {}
+        return self._encode_each(model, rows, columns, _responses.classification, truncate, batch_size, timeout_s)
 
-    def is_ready(self, model: str | None = None) -> bool:
-        """Whether the server takes requests, for ``model`` or, without one, for every model in its repository."""
-        try:
-            return self._is_ready(model)
-        except FathomError as error:
-            if is_unreachable(error):
-                return False
-            raise
+    def tokenize(
+        self,
+        model: str,
+        prompt: str | Sequence[Message | Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+    ) -> Tokenization:
+        """Return the token ids of a text, or of a conversation in the model's chat template.
 
-    def wait_until_ready(self, timeout_s: float = 60.0, model: str | None = None) -> None:
-        """Return as soon as ``is_ready(model)``; raise DeadlineExceededError after ``timeout_s``, with what is not."""
-        wait = ReadinessWait(self._url, timeout_s, model)
-        while True:
-            try:
-                if self._is_ready(model):
-                    return
-                failure = wait.not_ready(self.models())
-            except FathomError as error:
-                if not is_unreachable(error):
-                    raise
-                failure = wait.unreachable(error)
-            pause_s = wait.pause()
-            if pause_s is None:
-                raise failure
-            time.sleep(pause_s)
+        They are what ``generate`` and ``chat`` give the model; ``tools`` and ``chat_template_kwargs`` are those of
+        ``chat``. The LLM's tokenizer model is asked, which takes none of the LLM's time.
+        """
+        request = _tokens.tokenize_request(model, prompt, tools, chat_template_kwargs, protocol.INPUT_IDS)
+        return _tokens.read_tokens(model, self._tokenizer(request, timeout_s))
 
-    def models(self) -> tuple[ModelInfo, ...]:
-        """Return every model of the server's repository, loaded or not."""
-        return _responses.model_infos(self._ask("RepositoryIndex", service_pb2.RepositoryIndexRequest()))
+    def count_tokens(
+        self,
+        model: str,
+        prompt: str | Sequence[Message | Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Return how many tokens a text or a conversation has, see ``tokenize``."""
+        request = _tokens.tokenize_request(model, prompt, tools, chat_template_kwargs, protocol.NUM_INPUT_TOKENS)
+        return _tokens.read_count(model, self._tokenizer(request, timeout_s))
 
-    def server_metadata(self) -> ServerMetadata:
-        """Return the server's name, version and extensions."""
-        return _responses.server_metadata(self._ask("ServerMetadata", service_pb2.ServerMetadataRequest()))
-
-    def model_metadata(self, model: str) -> ModelMetadata:
-        """Return a model's inputs and outputs."""
-        request = service_pb2.ModelMetadataRequest(name=_requests.check_model(model))
-        return _responses.model_metadata(self._ask("ModelMetadata", request, model))
-
-    def close(self) -> None:
-        """Hang up; requests that still run are cancelled."""
-        self._is_closed = True
-        self._channel.close()
+    def detokenize(self, model: str, token_ids: Sequence[int], *, timeout_s: float | None = None) -> str:
+        """Return the text of token ids, without the tokenizer's special tokens."""
+        return _tokens.read_text(model, self._tokenizer(_tokens.detokenize_request(model, token_ids), timeout_s))
 
     def __enter__(self) -> Self:
         return self
@@ -196,14 +237,48 @@ class Client:
     def _generate(self, model: str, prompt: Tensor, stream: bool, options: GenerateOptions) -> GenerationStream:
         request, timeout_s = _requests.generate_request(model, prompt, stream, self._timeout.request_s, options)
         context = CallContext(self._url, model, request.id, timeout_s)
-        call = self._start(
-            self._open_stream,
-            request,
+        return GenerationStream(
+            lambda attempts: self._connection.open_stream(request, context, attempts),
+            self._connection.attempts(_channel.deadline_s(timeout_s)),
             context,
-            timeout=_channel.call_limit(timeout_s),
-            metadata=(*self._metadata, *_channel.STREAM_METADATA),
+            options.get("n") or 1,
+            self._explain,
         )
-        return GenerationStream(call, context, options.get("n") or 1, self._explain)
+
+    def _generate_each(
+        self,
+        model: str,
+        name: str,
+        items: object,
+        prompt_of: Callable[[Any, GenerateOptions], Tensor],
+        concurrency: int,
+        options: GenerateOptions,
+    ) -> list[Generation | FathomError]:
+        prompts = check_list(name, items, concurrency)
+        running: set[GenerationStream] = set()
+        is_left = False
+
+        def answer(index: int) -> Generation | FathomError:
+            try:
+                stream = self._generate(model, prompt_of(prompts[index], options), False, item_options(options, index))
+                running.add(stream)
+                if is_left:
+                    stream.close()
+                try:
+                    return stream.result()
+                finally:
+                    running.discard(stream)
+            except FathomError as error:
+                return error
+
+        pool = ThreadPoolExecutor(max(1, min(concurrency, len(prompts))), "fathom-client")
+        try:
+            return list(pool.map(answer, range(len(prompts))))
+        finally:
+            is_left = True
+            pool.shutdown(wait=False, cancel_futures=True)
+            for stream in list(running):  # left early, by Ctrl-C for one
+                stream.close()
 
     def _encode(
         self,
@@ -214,46 +289,69 @@ class Client:
         timeout_s: float | None,
     ) -> list[_responses.BatchAnswer]:
         """Send the rows in batches; return each batch's answer, in order."""
-        limit_s = self._timeout.request_s if timeout_s is None else timeout_s
-        plan = plan_encode(self._url, model, columns, truncate, batch_size, limit_s)
+        plan = self._plan(model, columns, truncate, batch_size, timeout_s)
         batches = plan.batches(plan.batch_size or self._max_batch_size(model))
         if len(batches) == 1:  # a blocking call costs half of a future
-            context, limit_s = plan.context_of(batches[0]), plan.give_time(batches[0])
-            return [(self._call("ModelInfer", batches[0], context, limit_s), batches[0])]
-        return list(zip(self._send_batches(batches, plan), batches, strict=True))
+            plan.give_time(batches[0])
+            response = self._call("ModelInfer", batches[0], plan.context_of(batches[0]), plan.deadline_s)
+            return [(response, batches[0])]
+        responses = []
+        for outcome in self._send_batches(batches, plan):
+            if isinstance(outcome, FathomError):
+                raise self._explain(outcome)
+            responses.append(outcome)
+        return list(zip(responses, batches, strict=True))
+
+    def _encode_each(
+        self,
+        model: str,
+        rows: RowOutcomes,
+        columns: Mapping[str, Sequence[bytes]],
+        read: Callable[[str, Sequence[_responses.BatchAnswer]], Result],
+        truncate: bool,
+        batch_size: int | None,
+        timeout_s: float | None,
+    ) -> list[Result | FathomError]:
+        """Send the rows in batches, and those of a batch that is refused one by one; return each row's outcome."""
+        plan = self._plan(model, columns, truncate, batch_size, timeout_s)
+        if rows.texts:
+            batches = plan.batches(plan.batch_size or self._max_batch_size(model))
+            for refused in rows.take(read, plan, batches, list(self._send_batches(batches, plan))):
+                singles = plan.batches(1, refused)
+                rows.take(read, plan, singles, list(self._send_batches(singles, plan)), refused.start)
+        return rows.all()
+
+    def _plan(
+        self,
+        model: str,
+        columns: Mapping[str, Sequence[bytes]],
+        truncate: bool,
+        batch_size: int | None,
+        timeout_s: float | None,
+    ) -> EncodePlan:
+        limit_s = self._timeout.request_s if timeout_s is None else timeout_s
+        return plan_encode(self._url, model, columns, truncate, batch_size, limit_s)
 
     def _send_batches(
-        self, batches: list[service_pb2.ModelInferRequest], plan: EncodePlan
-    ) -> list[service_pb2.ModelInferResponse]:
-        waiting: deque[tuple[Any, CallContext]] = deque()
-        responses = []
+        self, batches: Sequence[service_pb2.ModelInferRequest], plan: EncodePlan
+    ) -> Iterator[BatchOutcome]:
+        """Give each batch's response or error, in order; some are on their way at once."""
+        waiting: deque[PendingCall | FathomError] = deque()
         try:
             for batch in batches:
                 if len(waiting) == _channel.IN_FLIGHT_BATCHES:
-                    responses.append(self._await_batch(*waiting.popleft()))
-                context, limit_s = plan.context_of(batch), plan.give_time(batch)
-                send = self._stub.ModelInfer.future
-                waiting.append((self._start(send, batch, context, timeout=limit_s, metadata=self._metadata), context))
+                    yield _outcome(waiting.popleft())
+                try:
+                    plan.give_time(batch)
+                    waiting.append(self._connection.begin("ModelInfer", batch, plan.context_of(batch), plan.deadline_s))
+                except FathomError as error:
+                    waiting.append(error)
             while waiting:
-                responses.append(self._await_batch(*waiting.popleft()))
+                yield _outcome(waiting.popleft())
         finally:
-            for call, _ in waiting:
-                call.cancel()
-        return responses
-
-    def _await_batch(self, call: Any, context: CallContext) -> service_pb2.ModelInferResponse:
-        try:
-            return call.result()
-        except grpc.RpcError as error:
-            raise self._explain(error_of_status(error, context)) from None
-        except grpc.FutureCancelledError:
-            raise closed_client(context) from None
-
-    def _is_ready(self, model: str | None) -> bool:
-        if model is None:
-            return bool(self._ask("ServerReady", service_pb2.ServerReadyRequest()).ready)
-        request = service_pb2.ModelReadyRequest(name=_requests.check_model(model))
-        return bool(self._ask("ModelReady", request, model).ready)
+            for call in waiting:
+                if isinstance(call, PendingCall):
+                    call.cancel()
 
     def _max_batch_size(self, model: str) -> int:
         if model not in self._batch_sizes:
@@ -261,30 +359,20 @@ class Client:
             self._batch_sizes[model] = max(1, response.config.max_batch_size)
         return self._batch_sizes[model]
 
-    def _ask(self, method: str, request: Any, model: str | None = None) -> Any:
-        """Call a method of health or metadata."""
-        limit_s = self._timeout.control_s
-        return self._call(method, request, CallContext(self._url, model, timeout_s=limit_s), limit_s)
+    def _tokenizer(self, request: service_pb2.ModelInferRequest, timeout_s: float | None) -> Any:
+        if timeout_s is not None:
+            check_seconds("timeout_s", timeout_s)
+        limit_s = self._timeout.request_s if timeout_s is None else timeout_s
+        _requests.set_timeout(request, limit_s)
+        context = CallContext(self._url, request.model_name, request.id, limit_s)
+        return self._call("ModelInfer", request, context, _channel.deadline_s(limit_s))
 
-    def _call(self, method: str, request: Any, context: CallContext, limit_s: float | None) -> Any:
-        try:
-            return self._start(getattr(self._stub, method), request, context, timeout=limit_s, metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise self._explain(error_of_status(error, context)) from None
 
-    def _start(self, method: Any, request: Any, context: CallContext, **arguments: Any) -> Any:
-        if self._is_closed:
-            raise closed_client(context)
-        try:
-            return method(request, **arguments)
-        except ValueError:  # gRPC's word for a channel that another thread closed just now
-            raise closed_client(context) from None
-
-    def _explain(self, error: FathomError) -> FathomError:
-        """Add the names of the models that are there to an error about one that is not."""
-        if not isinstance(error, ModelNotFoundError):
-            return error
-        try:
-            return with_models(error, self.models())
-        except FathomError:
-            return error  # the hint is not worth another error
+def _outcome(call: PendingCall | FathomError) -> BatchOutcome:
+    if isinstance(call, FathomError):
+        return call
+    try:
+        response: service_pb2.ModelInferResponse = call.result()
+    except FathomError as error:
+        return error
+    return response

@@ -56,7 +56,13 @@ class RequestCancelledError(FathomError):
 
 
 class ServerUnavailableError(FathomError):
-    """No server answers, or it takes no requests now."""
+    """No server answers, or it takes no requests now.
+
+    ``retry_after_s``: in so many seconds the server wants to be asked again, infinity for never; None where it did not
+    say.
+    """
+
+    retry_after_s: float | None = None
 
 
 class OverloadedError(ServerUnavailableError):

@@ -25,21 +25,31 @@ PUBLIC = [
     "GenerationStream",
     "InvalidArgumentError",
     "InvalidRequestError",
+    "Keepalive",
+    "Limits",
     "Message",
+    "ModelConfig",
     "ModelInfo",
     "ModelMetadata",
     "ModelNotFoundError",
+    "ModelStatistics",
     "OverloadedError",
     "ProtocolError",
+    "Readiness",
     "RequestCancelledError",
     "Rerank",
+    "Retry",
     "ServerError",
     "ServerMetadata",
     "ServerUnavailableError",
     "StreamBrokenError",
     "TensorMetadata",
     "Timeout",
+    "Tls",
     "TokenLogprob",
+    "Tokenization",
+    "TraceContext",
+    "Transport",
 ]
 
 
@@ -47,7 +57,7 @@ def public_methods(kind: type) -> dict[str, inspect.Signature]:
     """Signatures of a class's public methods and of its construction, by name."""
     return {
         name: inspect.signature(member)
-        for name, member in vars(kind).items()
+        for name, member in inspect.getmembers(kind, inspect.isfunction)
         if callable(member) and (not name.startswith("_") or name == "__init__")
     }
 
