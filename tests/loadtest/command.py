@@ -6,12 +6,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from fathom_loadtest.recorder import RequestRecord, load_records
 
-if TYPE_CHECKING:
-    from conftest import Triton
+
+class Server(Protocol):
+    """Whatever listens."""
+
+    @property
+    def url(self) -> str:
+        """Address of the gRPC endpoint."""
+        ...
 
 
 @dataclass
@@ -29,7 +35,7 @@ class Finished:
         return self.report["stages"][stage]["figures"]
 
 
-def start(server: "Triton", output: Path, arguments: Sequence[object]) -> "subprocess.Popen[str]":
+def start(server: Server, output: Path, arguments: Sequence[object]) -> "subprocess.Popen[str]":
     """Start the command."""
     command = [sys.executable, "-m", "fathom_loadtest", "run", "--url", server.url, "--output", str(output)]
     command += map(str, arguments)
@@ -47,7 +53,7 @@ def finish(process: "subprocess.Popen[str]", output: Path) -> Finished:
     return Finished(process.returncode, stdout, stderr, report, load_records(output / "requests.jsonl"))
 
 
-def run(server: "Triton", output: Path, arguments: Sequence[object]) -> Finished:
+def run(server: Server, output: Path, arguments: Sequence[object]) -> Finished:
     """Run the command to its end."""
     return finish(start(server, output, arguments), output)
 

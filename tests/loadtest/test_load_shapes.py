@@ -13,6 +13,7 @@ from fathom_loadtest.recorder import RequestRecord
 
 if TYPE_CHECKING:
     from conftest import Triton
+    from tests.loadtest.twin_server import TwinServer
 
 MS = 1_000_000
 
@@ -226,6 +227,17 @@ def test_a_sweep_climbs_until_the_objective_breaks(triton: "Triton", tmp_path: P
     assert [stage["users"] for stage in done.report["stages"]] == [4, 2, 1]
     assert [stage["attainment"] for stage in done.report["stages"]] == [0.0] * 3
     assert done.report["knee"] is None
+
+
+@pytest.mark.timeout(120)
+def test_a_sweep_finds_the_knee_of_a_server_with_two_places(twin: "TwinServer", tmp_path: Path) -> None:
+    """A third user waits for one of two places, which the objective does not allow: two are the knee."""
+    arguments = ["--model", "tight", "--input-tokens", 5, "--output-tokens", 12, "--requests", 24, "--sweep", "users"]
+    done = run(twin, tmp_path / "out", [*arguments, "--slo", "ttft_ms=55", "--set", "load.attainment=0.8"])
+    stages = done.report["stages"]
+    assert [stage["users"] for stage in stages] == [1, 2, 4, 3]
+    assert [stage["attainment"] >= 0.8 for stage in stages] == [True, True, False, False]
+    assert stages[done.report["knee"]]["users"] == 2
 
 
 def test_warm_up_by_time_is_the_stages_own_load(triton: "Triton", tmp_path: Path) -> None:
