@@ -29,8 +29,9 @@ async def chat_completions(request: Request, body: ChatRequest) -> Response:
     client: AsyncClient = request.app.state.client
     catalog: ModelCatalog = request.app.state.catalog
     record = record_of(request.scope)
-    record.model = body.model
-    tools = tool_use(body, await catalog.find(body.model, "generate"))
+    model = await catalog.find(body.model, "generate")
+    record.model = model.name  # a name that there is not would be the caller's own text in the log
+    tools = tool_use(body, model)
     messages = template_messages(body.messages)
     options: dict[str, Any] = {
         **body.options(),

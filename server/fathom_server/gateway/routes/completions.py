@@ -33,7 +33,6 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
     client: AsyncClient = request.app.state.client
     catalog: ModelCatalog = request.app.state.catalog
     record = record_of(request.scope)
-    record.model = body.model
     prompts = body.prompts
     if len(prompts) > settings.max_prompts:
         raise InvalidApiRequestError(
@@ -41,7 +40,7 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
             param="prompt",
             code="invalid_value",
         )
-    await catalog.find(body.model, "generate")
+    record.model = (await catalog.find(body.model, "generate")).name
     writer = CompletionAnswerWriter(record.request_id, body)
     options = [
         {
