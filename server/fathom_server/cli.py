@@ -3,8 +3,10 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Final
 
 from fathom_server.errors import FathomServerError
+from fathom_server.gateway.settings import DEFAULT_PORT
 from fathom_server.launcher.settings import (
     DEFAULT_GRPC_PORT,
     DEFAULT_HOST,
@@ -12,6 +14,9 @@ from fathom_server.launcher.settings import (
     DEFAULT_METRICS_PORT,
     LaunchSettings,
 )
+
+USUAL_PORT: Final = -1
+"""Stands for a port that is not named."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -34,6 +39,13 @@ def build_parser() -> argparse.ArgumentParser:
     where.add_argument("--grpc-port", type=int, metavar="N", help=f"(default: {DEFAULT_GRPC_PORT})")
     where.add_argument("--http-port", type=int, metavar="N", help=f"(default: {DEFAULT_HTTP_PORT})")
     where.add_argument("--metrics-port", type=int, metavar="N", help=f"(default: {DEFAULT_METRICS_PORT})")
+    where.add_argument(
+        "--openai-port", type=int, nargs="?", const=USUAL_PORT, metavar="N",
+        help=f"serve OpenAI's API over HTTP as well (without N: {DEFAULT_PORT}; put REPOSITORY before it)",
+    )  # fmt: skip
+    where.add_argument(
+        "--openai-config", type=Path, metavar="FILE", help="keys, limits and more of that API; see docs/gateway.md"
+    )
     where.add_argument(
         "--ports-file", type=Path, metavar="FILE", help="write ports and pid there as JSON while the server is ready"
     )
@@ -69,8 +81,11 @@ def main(argv: list[str] | None = None) -> int:
     """Run ``fathom-serve``; returns its exit status: 2 for what the caller can mend before Triton starts."""
     arguments = vars(build_parser().parse_args(argv))
     auto_ports = arguments.pop("ports") == "auto"
+    gateway = arguments["openai_port"] is not None
+    if arguments["openai_port"] == USUAL_PORT:
+        arguments["openai_port"] = None
     try:
-        settings = LaunchSettings(auto_ports=auto_ports, **arguments)
+        settings = LaunchSettings(auto_ports=auto_ports, gateway=gateway, **arguments)
         from fathom_server.launcher.serve import serve
 
         return serve(settings)

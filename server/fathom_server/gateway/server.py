@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Final
@@ -55,7 +56,7 @@ async def _serve(settings: GatewaySettings, listening: socket.socket) -> int:
                 server_header=False,
                 backlog=BACKLOG,
                 timeout_keep_alive=round(settings.keep_alive_s),
-                timeout_graceful_shutdown=round(settings.drain_s),
+                timeout_graceful_shutdown=settings.drain_s,  # type: ignore[arg-type] # parts of a second are taken, too
             )
         )
         await server.serve(sockets=[listening])
@@ -83,9 +84,11 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let answers finish; those that are left then are cut off."""
+        """Let answers finish; those that are left at the deadline, or at a second signal, are cut off."""
+        began = time.monotonic()
         await super().shutdown(sockets)
-        self.has_cut_off = bool(self.server_state.tasks)
+        limit_s = self.config.timeout_graceful_shutdown or 0
+        self.has_cut_off = self.force_exit or time.monotonic() - began >= limit_s
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from fathom_server.errors import SettingsError
+from fathom_server.gateway.settings import DEFAULT_PORT
 from fathom_server.launcher.settings import (
     DEFAULT_GRPC_PORT,
     DEFAULT_HTTP_PORT,
@@ -24,15 +25,17 @@ none of those can take one while the models load."""
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Where Triton listens."""
+    """Where Triton listens, and the gateway beside it, if there is one."""
 
     grpc: int
     http: int
     metrics: int
+    openai: int | None = None
 
     def as_json(self, pid: int) -> str:
         """One line of JSON: the ports and the process to signal."""
-        return json.dumps({**asdict(self), "pid": pid})
+        ports = {name: port for name, port in asdict(self).items() if port is not None}
+        return json.dumps({**ports, "pid": pid})
 
 
 def choose_ports(settings: LaunchSettings) -> Ports:
@@ -41,21 +44,23 @@ def choose_ports(settings: LaunchSettings) -> Ports:
     Raises SettingsError naming the port and its flag if one is taken, given twice, or not this user's to open.
     """
     chosen: list[int] = []
-    for flag, port, default in (
+    wanted_ports = [
         ("--grpc-port", settings.grpc_port, DEFAULT_GRPC_PORT),
         ("--http-port", settings.http_port, DEFAULT_HTTP_PORT),
         ("--metrics-port", settings.metrics_port, DEFAULT_METRICS_PORT),
-    ):
+    ]
+    if settings.gateway:
+        wanted_ports.append(("--openai-port", settings.openai_port, DEFAULT_PORT))
+    for flag, port, default in wanted_ports:
         if port is None and settings.auto_ports:
             chosen.append(_free_port(settings.host, chosen))
             continue
         wanted = default if port is None else port
         if wanted in chosen:
-            raise SettingsError(f"port {wanted} ({flag}) is given twice; gRPC, HTTP and metrics need one each")
+            raise SettingsError(f"port {wanted} ({flag}) is given twice; each service needs one of its own")
         _check_port(settings.host, wanted, flag)
         chosen.append(wanted)
-    grpc, http, metrics = chosen
-    return Ports(grpc=grpc, http=http, metrics=metrics)
+    return Ports(*chosen)
 
 
 def write_ports_file(path: Path, ports: Ports) -> None:

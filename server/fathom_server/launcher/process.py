@@ -48,7 +48,14 @@ class StubEnded:
     model: str
 
 
-Event = TritonEvent | Exited | SignalReceived | StubEnded
+@dataclass(frozen=True, slots=True)
+class GatewayEnded:
+    """The gateway beside Triton has ended, and nobody had asked it to. ``status`` is as Python's subprocess has it."""
+
+    status: int
+
+
+Event = TritonEvent | Exited | SignalReceived | StubEnded | GatewayEnded
 
 
 class TritonProcess:

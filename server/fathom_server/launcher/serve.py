@@ -4,21 +4,22 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
 from fathom_server.errors import LaunchError, SettingsError
 from fathom_server.launcher.drain import drain
+from fathom_server.launcher.gateway_process import GatewayProcess
 from fathom_server.launcher.ports import Ports, choose_ports, write_ports_file
-from fathom_server.launcher.process import Exited, SignalReceived, StubEnded, TritonProcess
+from fathom_server.launcher.process import Exited, GatewayEnded, SignalReceived, StubEnded, TritonProcess
 from fathom_server.launcher.readiness import ANY_ADDRESS, decoupled_models, wait_until_ready
 from fathom_server.launcher.repository_check import check_repository, check_shared_memory, free_shared_memory
 from fathom_server.launcher.settings import LaunchSettings
 from fathom_server.launcher.stub_watch import StubWatch, model_states
 from fathom_server.launcher.triton_log import say
-from fathom_server.launcher.tritonserver import find_tritonserver
+from fathom_server.launcher.tritonserver import Tritonserver, find_tritonserver
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 MAX_RESTARTS: Final = 3
@@ -31,7 +32,8 @@ def serve(settings: LaunchSettings) -> int:
 
     When every model is ready, one line of JSON (ports and pid) goes to stdout and to the ports file. Raises
     SettingsError and LaunchError for what can be seen before Triton starts. Where the process of a model ends, Triton
-    is started again: that breaks off every stream, the hanging ones of that model among them.
+    is started again: that breaks off every stream, the hanging ones of that model among them. A gateway that ends is
+    started again beside it.
     """
     models = check_repository(settings.repository)
     tritonserver = find_tritonserver(settings.tritonserver)
@@ -39,29 +41,50 @@ def serve(settings: LaunchSettings) -> int:
     if warning is not None:
         say(f"warning: {warning}")
     ports = choose_ports(settings)
-    restarts: list[float] = []
+    with GatewayProcess(settings, ports) if settings.gateway else nullcontext() as gateway:
+        return _serve(settings, models, tritonserver, ports, gateway)
+
+
+def _serve(
+    settings: LaunchSettings,
+    models: tuple[str, ...],
+    tritonserver: Tritonserver,
+    ports: Ports,
+    gateway: GatewayProcess | None,
+) -> int:
+    restarts = _Restarts()
+    is_first = True
     while True:
         with TritonProcess(tritonserver, settings, ports) as process, _signals_to(process):
             say(f"starting {tritonserver.binary} with {len(models)} models: {', '.join(models)}")
+            if gateway is not None:
+                gateway.ensure_running(process.post)
             try:
                 if not wait_until_ready(process, settings.host, ports, models, settings.ready_timeout_s):
                     say("stopped before it was ready")
                     return 0
+                if gateway is not None:
+                    gateway.wait_until_listening()
             except LaunchError as error:
                 say(f"error: {error}")
                 return 1
             decoupled = decoupled_models(settings.host, ports, models)
-            with _announced(ports, settings.ports_file, is_first=not restarts):
+            with _announced(ports, settings.ports_file, is_first=is_first):
+                is_first = False
                 end = _watched_until_end(process, settings, ports)
-            if isinstance(end, SignalReceived):
-                return drain(process, settings.host, ports, models, decoupled, settings.drain_s)
+                while isinstance(end, GatewayEnded) and gateway is not None and restarts.may_begin():
+                    say(f"the gateway ended with status {end.status}; it is started again")
+                    gateway.ensure_running(process.post)
+                    end = _watched_until_end(process, settings, ports)
+            if isinstance(end, SignalReceived | GatewayEnded):
+                if isinstance(end, GatewayEnded):
+                    say(f"the gateway ended once more; giving up after {MAX_RESTARTS} restarts")
+                return _stop(process, settings, ports, models, decoupled, gateway) or int(isinstance(end, GatewayEnded))
         if isinstance(end, Exited):
             last = "; ".join(process.errors)
             say(f"Triton ended by itself with status {end.status}{': ' + last if last else ''}")
             return end.status
-        now = time.monotonic()
-        restarts = [*(moment for moment in restarts if now - moment < RESTART_WINDOW_S), now]
-        if len(restarts) > MAX_RESTARTS:
+        if not restarts.may_begin():
             say(f"the process of model {end.model!r} ended once more; giving up after {MAX_RESTARTS} restarts")
             return 1
         say(
@@ -70,10 +93,41 @@ def serve(settings: LaunchSettings) -> int:
         )
 
 
+class _Restarts:
+    """Restarts of the last while, of whatever was started again."""
+
+    def __init__(self) -> None:
+        self._moments: list[float] = []
+
+    def may_begin(self) -> bool:
+        """Note one more, unless there were too many."""
+        now = time.monotonic()
+        self._moments = [*(moment for moment in self._moments if now - moment < RESTART_WINDOW_S), now]
+        return len(self._moments) <= MAX_RESTARTS
+
+
+def _stop(
+    process: TritonProcess,
+    settings: LaunchSettings,
+    ports: Ports,
+    models: tuple[str, ...],
+    decoupled: frozenset[str],
+    gateway: GatewayProcess | None,
+) -> int:
+    """Stop both at once; the gateway hands the last answers on. Returns the exit status."""
+    deadline = time.monotonic() + settings.drain_s
+    if gateway is not None:
+        gateway.terminate()
+    status = drain(process, settings.host, ports, models, decoupled, settings.drain_s)
+    if status == 0 and gateway is not None and not gateway.finish(deadline - time.monotonic()):
+        return 1
+    return status
+
+
 def _watched_until_end(
     process: TritonProcess, settings: LaunchSettings, ports: Ports
-) -> Exited | SignalReceived | StubEnded:
-    """Wait until Triton ends, a stop is asked for, or a model's process is gone."""
+) -> Exited | SignalReceived | StubEnded | GatewayEnded:
+    """Wait until Triton ends, a stop is asked for, or a model's process or the gateway is gone."""
     host = ANY_ADDRESS.get(settings.host, settings.host)
     watch = StubWatch(
         process.triton_pid,
@@ -83,7 +137,7 @@ def _watched_until_end(
     try:
         while True:
             event = process.next_event()
-            if isinstance(event, Exited | SignalReceived | StubEnded):
+            if isinstance(event, Exited | SignalReceived | StubEnded | GatewayEnded):
                 return event
     finally:
         watch.close()

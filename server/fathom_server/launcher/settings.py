@@ -24,6 +24,7 @@ class LaunchSettings:
     seconds, ``ready_timeout_s`` the start. ``log_level`` is the lowest level of Triton's lines shown on stderr;
     ``log_file`` gets every line. ``auto_complete_config`` lets backends fill in what a hand-written config.pbtxt leaves
     out, at the price of a slower start. ``cache_mb`` is the size of the response cache, where a model asks for it.
+    ``gateway`` starts OpenAI's API beside Triton, on ``openai_port`` and with the settings of ``openai_config``.
     """
 
     repository: Path
@@ -31,6 +32,9 @@ class LaunchSettings:
     grpc_port: int | None = None
     http_port: int | None = None
     metrics_port: int | None = None
+    gateway: bool = False
+    openai_port: int | None = None
+    openai_config: Path | None = None
     auto_ports: bool = False
     ports_file: Path | None = None
     tritonserver: Path | None = None
@@ -47,9 +51,12 @@ class LaunchSettings:
             ("--grpc-port", self.grpc_port),
             ("--http-port", self.http_port),
             ("--metrics-port", self.metrics_port),
+            ("--openai-port", self.openai_port),
         ):
             if port is not None and not 1 <= port <= 65535:
                 raise SettingsError(f"{flag} is {port}; a port is a number from 1 to 65535")
+        if self.openai_config is not None and not self.gateway:
+            raise SettingsError("--openai-config is given without --openai-port; give both")
         for flag, seconds in (("--drain-s", self.drain_s), ("--ready-timeout-s", self.ready_timeout_s)):
             if not (seconds > 0 and math.isfinite(seconds)):
                 raise SettingsError(f"{flag} is {seconds:g}; it must be a number of seconds above 0")
