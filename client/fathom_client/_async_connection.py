@@ -52,7 +52,7 @@ class AsyncConnection:
 
     def attempts(self, deadline_s: float | None) -> Attempts:
         """Choose a server for a new request."""
-        for endpoint in self._pool.due():
+        for endpoint in () if self._is_closed else self._pool.due():
             probe = asyncio.ensure_future(self._probe(endpoint))
             self._probes.add(probe)
             probe.add_done_callback(self._probes.discard)

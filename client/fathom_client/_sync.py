@@ -1,8 +1,9 @@
 """The client for threads and greenlets."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -296,10 +297,11 @@ class Client(ServerControl):
             response = self._call("ModelInfer", batches[0], plan.context_of(batches[0]), plan.deadline_s)
             return [(response, batches[0])]
         responses = []
-        for outcome in self._send_batches(batches, plan):
-            if isinstance(outcome, FathomError):
-                raise self._explain(outcome)
-            responses.append(outcome)
+        with closing(self._send_batches(batches, plan)) as outcomes:
+            for outcome in outcomes:
+                if isinstance(outcome, FathomError):
+                    raise self._explain(outcome)
+                responses.append(outcome)
         return list(zip(responses, batches, strict=True))
 
     def _encode_each(
@@ -334,7 +336,7 @@ class Client(ServerControl):
 
     def _send_batches(
         self, batches: Sequence[service_pb2.ModelInferRequest], plan: EncodePlan
-    ) -> Iterator[BatchOutcome]:
+    ) -> Generator[BatchOutcome, None, None]:
         """Give each batch's response or error, in order; some are on their way at once."""
         waiting: deque[PendingCall | FathomError] = deque()
         try:

@@ -53,10 +53,10 @@ class PendingCall:
                     self._attempts.succeeded()
                     return response
         finally:
-            self._attempts.release()
+            self.cancel()  # of effect where the wait was broken off, as by Ctrl-C
 
     def cancel(self) -> None:
-        """Give the call up."""
+        """Give the call up, if it still runs."""
         self._future.cancel()
         self._attempts.release()
 
@@ -110,9 +110,7 @@ class Connection:
         call = self._method(attempts.endpoint, method).future
         return self._start(call, request, context, limit_s_of(request, attempts))
 
-    def ask(
-        self, endpoint: Endpoint, method: str, request: Any, context: CallContext, limit_s: float | None
-    ) -> Any:
+    def ask(self, endpoint: Endpoint, method: str, request: Any, context: CallContext, limit_s: float | None) -> Any:
         """Ask one server, without another attempt."""
         try:
             return self._start(self._method(endpoint, method), request, context, limit_s)
@@ -152,7 +150,7 @@ class Connection:
 
     def _probe(self) -> None:
         """Ask servers that were left out, and whose time has come, whether they are ready; nobody waits for it."""
-        for endpoint in self._pool.due():
+        for endpoint in () if self._is_closed else self._pool.due():
             try:
                 future = self._links[endpoint.index].stub.ServerReady.future(
                     service_pb2.ServerReadyRequest(), timeout=self._control_s, metadata=self._metadata

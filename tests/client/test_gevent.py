@@ -50,6 +50,12 @@ gevent.joinall([gevent.spawn(leave, clients[number], number) for number in range
 assert clients[0].embed("minilm", texts).vectors.shape == (64, 8)
 assert fails(ModelNotFoundError, clients[0].generate, "nobody", "a")
 assert fails(DeadlineExceededError, read, clients[0], "a " * 500, timeout_s=0.3)
+outcomes = clients[2].generate_many("chat", [slow + text for text in texts], concurrency=32)
+assert [outcome.text for outcome in outcomes] == texts
+with Client([url, "127.0.0.1:1"]) as several:  # one of which is away, and asked now and then whether it is back
+    for number in range(8):
+        assert several.generate("chat", f"turn {number}").text == f"turn {number}"
+        gevent.sleep(0.2)
 killed = gevent.spawn(read, clients[1], "a " * 500)
 gevent.sleep(0.3)
 killed.kill()
