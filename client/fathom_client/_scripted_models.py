@@ -128,6 +128,38 @@ class ScriptedGenerator(ScriptedModel):
                 yield _response([part], words, [index], is_final=is_last and index == sequences - 1)
 
 
+class ScriptedTokenizer(ScriptedModel):
+    """An LLM's tokenizer model, to be named ``chat_tokenizer`` beside a ``chat``: texts to ids, and back.
+
+    ``encode`` gives a text's ids, and those of a conversation from its contents, line by line; ``decode`` the text.
+    """
+
+    max_batch_size = 0
+
+    def __init__(self, encode: Callable[[str], Sequence[int]], decode: Callable[[Sequence[int]], str]) -> None:
+        super().__init__()
+        self._encode = encode
+        self._decode = decode
+
+    def infer(self, request: Any, metadata: Iterable[tuple[str, str]]) -> Any:
+        """Answer one text, conversation or list of ids."""
+        received = self.receive(request, metadata)
+        response = service_pb2.ModelInferResponse(model_name=request.model_name, id=request.id)
+        if protocol.OUTPUT_IDS in received.inputs:
+            text = self._decode(received.inputs[protocol.OUTPUT_IDS])
+            _add(response, protocol.TEXT_OUTPUT, np.array([text], dtype=np.object_))
+            return response
+        text = received.text
+        if text is None:
+            messages = received.messages
+            turns = messages["messages"] if isinstance(messages, dict) else messages
+            text = "\n".join(turn["content"] for turn in turns)
+        ids = list(self._encode(text))
+        _add(response, protocol.INPUT_IDS, np.array(ids, dtype="<i4"))
+        _add(response, protocol.NUM_INPUT_TOKENS, np.array([len(ids)], dtype="<u4"))
+        return response
+
+
 class ScriptedEmbedder(ScriptedModel):
     """An embedding model: ``vector_of`` gives a text's vector, always of one length, or raises FathomError."""
 

@@ -28,6 +28,7 @@ from fathom_client._scripted_models import (
     ScriptedGenerator,
     ScriptedModel,
     ScriptedReranker,
+    ScriptedTokenizer,
 )
 from fathom_client.errors import (
     DeadlineExceededError,
@@ -48,6 +49,7 @@ __all__ = [
     "ScriptedGenerator",
     "ScriptedModel",
     "ScriptedReranker",
+    "ScriptedTokenizer",
 ]
 
 _CODES: Final = {

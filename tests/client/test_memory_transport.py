@@ -30,6 +30,7 @@ from fathom_client.testing import (
     ScriptedEmbedder,
     ScriptedGenerator,
     ScriptedReranker,
+    ScriptedTokenizer,
 )
 
 
@@ -159,6 +160,36 @@ async def test_encoders_answer_by_functions() -> None:
         assert (await async_client.embed("minilm", texts)).vectors.tolist() == embeddings.vectors.tolist()
         with pytest.raises(InvalidRequestError, match="13 tokens"):
             await async_client.embed("minilm", "much too long")
+
+
+async def test_tokenizer_answers_by_functions() -> None:
+    """Ids, their number and the text of ids are what the functions give, for texts and conversations."""
+    characters = ScriptedTokenizer(lambda text: [*map(ord, text)], lambda ids: "".join(map(chr, ids)))
+    transport = MemoryTransport({"chat_tokenizer": characters})
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "é"}]
+    with Client(transport=transport) as client:
+        assert client.tokenize("chat", "aé").token_ids == (97, 233)
+        assert client.count_tokens("chat", messages) == 3
+        assert client.count_tokens("chat", messages, tools=[{"type": "function"}]) == 3
+        assert client.detokenize("chat", (97, 233)) == "aé"
+    async with AsyncClient(transport=transport) as async_client:
+        assert (await async_client.tokenize("chat", messages)).token_ids == (97, 10, 233)
+        assert await async_client.detokenize("chat", [233]) == "é"
+    assert characters.requests[2].messages == {"messages": messages, "tools": [{"type": "function"}]}
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "message"),
+    [
+        ([], "token_ids is empty"),
+        ([-1], "token_ids has the token id -1"),
+        ("a", "token_ids is a str .*give a list of int"),
+    ],
+)
+def test_ids_that_are_none_are_refused(token_ids: list, message: str) -> None:
+    """What cannot be token ids is named here, with nothing sent."""
+    with Client("127.0.0.1:1") as client, pytest.raises(InvalidArgumentError, match=message):
+        client.detokenize("chat", token_ids)
 
 
 def test_requests_are_kept_as_a_server_gets_them() -> None:
