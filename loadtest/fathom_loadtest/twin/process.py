@@ -54,7 +54,7 @@ def serve_twin(repository: Path, flags: Sequence[str]) -> int:
             signal.signal(number, handler)
 
 
-def _begin(mask: set[signal.Signals]) -> None:
+def _begin(mask: set[int | signal.Signals]) -> None:
     """In the new process: have the system stop it with its parent, and take signals again."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
