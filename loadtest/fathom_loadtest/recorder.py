@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from array import array
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
@@ -37,7 +37,7 @@ class Counts:
 class Recorder:
     """Collects the records of a run in the order in which requests end.
 
-    Each is written to ``path`` (a nameless temporary file without it) as a line of JSON and counted in its stage's
+    Each is written to ``path`` (a temporary file without it) as a line of JSON and counted in its stage's
     tally, so that an hour of load takes no more memory than a minute. ``slos`` are what goodput is judged by. Raises
     OutputError where the file cannot be written.
     """
@@ -75,7 +75,8 @@ class Recorder:
         return self._count
 
     def __iter__(self) -> Iterator[RequestRecord]:
-        return _read(self._flushed())
+        with self._reader() as file:
+            yield from _read(file)
 
     def recent(self) -> list[RequestRecord]:
         """Give the records that came last, 500 at most; of those of other processes a part."""
@@ -97,11 +98,11 @@ class Recorder:
 
     def sample(self, stage: int) -> list[RequestRecord]:
         """Read the records of one stage, or ``SAMPLED`` of them picked at random, in the order in which they ended."""
-        file, found = self._flushed(), []
-        for offset in sorted(self._samples[stage].offsets) if stage in self._samples else ():
-            file.seek(offset)
-            found.append(RequestRecord.from_json(json.loads(file.readline())))
-        file.seek(0, 2)
+        found = []
+        with self._reader() as file:
+            for offset in sorted(self._samples[stage].offsets) if stage in self._samples else ():
+                file.seek(offset)
+                found.append(RequestRecord.from_json(json.loads(file.readline())))
         return found
 
     def tally(self, stage: int) -> StageTally:
@@ -120,13 +121,10 @@ class Recorder:
 
     def save(self, path: Path) -> None:
         """Make sure that every record is in the file at ``path``."""
-        file = self._flushed()
-        if path == self._path:
-            return
-        file.seek(0)
-        with path.open("wb") as copy:
-            shutil.copyfileobj(file, copy)
-        file.seek(0, 2)
+        with self._reader() as file:
+            if path != self._path:
+                with path.open("wb") as copy:
+                    shutil.copyfileobj(file, copy)
 
     def _write(self, stage: int, line: bytes) -> None:
         try:
@@ -144,14 +142,17 @@ class Recorder:
 
     def _open(self) -> IO[bytes]:
         if self._file is None:
-            # open as long as the recorder lives
-            self._file = tempfile.TemporaryFile() if self._path is None else self._path.open("wb+")  # noqa: SIM115
+            if self._path is None:
+                self._file = tempfile.NamedTemporaryFile(prefix="fathom-load-")  # noqa: SIM115 - lives as long as this
+            else:
+                self._file = self._path.open("wb")
         return self._file
 
-    def _flushed(self) -> IO[bytes]:
+    def _reader(self) -> IO[bytes]:
+        """Open what was written so far for reading."""
         file = self._open()
-        file.seek(0, 2)
-        return file
+        file.flush()
+        return Path(file.name).open("rb")
 
 
 class _Sample:
@@ -171,17 +172,8 @@ class _Sample:
             self.offsets[place] = offset
 
 
-def _read(file: IO[bytes]) -> Iterator[RequestRecord]:
-    """Read a file of records from its beginning, whatever else moves in it meanwhile."""
-    offset = 0
-    while True:
-        file.seek(offset)
-        line = file.readline()
-        if not line:
-            file.seek(0, 2)
-            return
-        offset += len(line)
-        yield RequestRecord.from_json(json.loads(line))
+def _read(lines: Iterable[bytes]) -> Iterator[RequestRecord]:
+    return (RequestRecord.from_json(json.loads(line)) for line in lines)
 
 
 def load_records(path: Path) -> list[RequestRecord]:

@@ -23,13 +23,13 @@ def test_records_survive_the_file_unchanged(tmp_path: Path) -> None:
 
 
 def test_stages_are_told_apart() -> None:
-    """Records are found by their stage, and by how many came before."""
+    """Records are found by their stage, and the latest are at hand."""
     recorder = Recorder()
     for record in RECORDS:
         recorder.add(record)
     assert recorder.of_stage(1) == [RECORDS[1]]
     assert recorder.of_stage(2) == []
-    assert recorder.since(1) == [RECORDS[1]]
+    assert recorder.recent() == RECORDS
     assert list(recorder) == RECORDS
 
 

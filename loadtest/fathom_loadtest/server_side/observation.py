@@ -89,7 +89,7 @@ class Observation:
         """Take one look."""
         for name in _GAUGES:
             tallies = self._gauges.setdefault(name, {})
-            for labels, value in look.scrape.samples.get(name, {}).items():
+            for labels, value in look.scrape.of(name).items():
                 tallies.setdefault(labels, _GaugeTally()).add(value)
         self._take(look)
 
@@ -254,8 +254,8 @@ class Growth:
 
     def of(self, name: str, **labels: str) -> float:
         """How much the counters of a name with these labels grew by, together."""
-        wanted, growth, before = set(labels.items()), 0.0, self.first.samples.get(name, {})
-        for found, value in self.last.samples.get(name, {}).items():
+        wanted, growth, before = set(labels.items()), 0.0, self.first.of(name)
+        for found, value in self.last.of(name).items():
             if wanted <= found:
                 earlier = before.get(found, 0.0)
                 if value < earlier:

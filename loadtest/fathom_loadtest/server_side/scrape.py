@@ -20,13 +20,16 @@ Labels = frozenset[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Scrape:
-    """The samples of one page, by name and labels; ``at_ns`` is ``time.perf_counter_ns()`` when it had come."""
+    """The samples of one page, by name and labels; ``at_ns`` is ``time.perf_counter_ns()`` when it had come.
+
+    Names have no ``_total``: the parser adds it to counters that lack it, as Triton's do.
+    """
 
     at_ns: int
     samples: dict[str, dict[Labels, float]]
 
     @classmethod
-    def of(cls, url: str) -> Self:
+    def fetch(cls, url: str) -> Self:
         """Fetch and parse a page. Raises MetricsError saying why that did not go."""
         try:
             with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:  # noqa: S310 - the scheme was checked
@@ -53,7 +56,7 @@ class Scrape:
             if family.name.startswith(_PREFIXES):
                 for sample in family.samples:
                     if math.isfinite(sample.value):
-                        samples.setdefault(sample.name, {})[frozenset(sample.labels.items())] = sample.value
+                        samples.setdefault(_bare(sample.name), {})[frozenset(sample.labels.items())] = sample.value
         return cls(at_ns, samples)
 
     def total(self, name: str, **labels: str) -> float:
@@ -63,8 +66,16 @@ class Scrape:
     def values(self, name: str, **labels: str) -> list[float]:
         """Give the samples of a name that have these labels."""
         wanted = set(labels.items())
-        return [value for found, value in self.samples.get(name, {}).items() if wanted <= found]
+        return [value for found, value in self.of(name).items() if wanted <= found]
+
+    def of(self, name: str) -> dict[Labels, float]:
+        """Give every sample of a name, by its labels."""
+        return self.samples.get(_bare(name), {})
 
     def label_values(self, name: str, label: str) -> Iterator[str]:
         """Give each value that a label has among the samples of a name, in order."""
-        yield from sorted({dict(labels)[label] for labels in self.samples.get(name, {}) if label in dict(labels)})
+        yield from sorted({dict(labels)[label] for labels in self.of(name) if label in dict(labels)})
+
+
+def _bare(name: str) -> str:
+    return name.removesuffix("_total")

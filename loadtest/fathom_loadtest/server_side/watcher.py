@@ -77,7 +77,7 @@ class Watcher:
 
     def _look(self, observation: Observation) -> Look | None:
         try:
-            scrape = Scrape.of(self._metrics_url)
+            scrape = Scrape.fetch(self._metrics_url)
         except MetricsError as error:
             observation.note(str(error))
             return None

@@ -56,6 +56,8 @@ def workload_message(workload: Workload) -> dict[str, Any]:
     for task, spec in zip(raw["tasks"], scenario.tasks, strict=True):
         if spec.prompts is not None:
             task["prompts"] = packed(spec.prompts)
+        if not spec.name:  # its label follows from the task
+            del task["name"]
     if "file" in raw["load"]:
         raw["load"]["file"] = packed(Path(raw["load"]["file"]))
     if scenario.target.api_key_file is not None:
