@@ -10,7 +10,7 @@ from typing import Final, NoReturn
 from fathom_loadtest import __version__
 from fathom_loadtest.errors import LoadTestError, ServerError
 
-COMMANDS: Final = ("run", "schema", "twin")
+COMMANDS: Final = ("run", "compare", "gate", "schema", "twin", "worker")
 """The subcommands, modules of ``fathom_loadtest.commands``, in the order in which help shows them."""
 
 

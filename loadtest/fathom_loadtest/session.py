@@ -15,20 +15,25 @@ from rich.console import Console
 from fathom_client import Client
 from fathom_loadtest.content.files import ScenarioFiles
 from fathom_loadtest.content.synthetic import WordCosts
-from fathom_loadtest.crew import LocalCrew
+from fathom_loadtest.crew import Crew, LocalCrew
 from fathom_loadtest.environment import RunEnvironment
 from fathom_loadtest.errors import OutputError
+from fathom_loadtest.gate.file import Objectives
 from fathom_loadtest.live import LiveTable
 from fathom_loadtest.outcome import Run
 from fathom_loadtest.report.document import Report, build_report
+from fathom_loadtest.report.figures_csv import save_csv
 from fathom_loadtest.report.html import save_html
+from fathom_loadtest.report.markdown import save_markdown
 from fathom_loadtest.report.numbers import percent
+from fathom_loadtest.report.summary import gate_verdict
 from fathom_loadtest.run import LoadTest
 from fathom_loadtest.scenario import Target, TaskSpec
 from fathom_loadtest.server_side.watch import ServerSideWatch
 from fathom_loadtest.target import TokenCounter, check_target, connect
 from fathom_loadtest.terminal import remarks, summary_table
 from fathom_loadtest.web import WebTest
+from fathom_loadtest.workers.plan import WorkerPlan
 from fathom_loadtest.workload import Workload
 
 EXIT_OK: Final = 0
@@ -37,9 +42,17 @@ EXIT_INTERRUPTED: Final = 130
 
 
 def run_session(
-    files: ScenarioFiles, output: Path, command: str, fail_on_error_rate: float | None, web_port: int | None = None
+    files: ScenarioFiles,
+    output: Path,
+    command: str,
+    fail_on_error_rate: float | None,
+    web_port: int | None = None,
+    workers: WorkerPlan | None = None,
+    gate: Objectives | None = None,
 ) -> int:
     """Test, report, and give the process's exit status; with a port, from Locust's web UI there.
+
+    A ``gate`` decides the status of a run that was measured: by its objectives, or by the scenario's SLOs.
 
     Raises ServerError, OutputError.
     """
@@ -51,8 +64,12 @@ def run_session(
         target = check_target(client, scenario)
         _make_folder(output)
         workload = files.workload(partial(_word_costs, client))
-    with LiveTable(messages) as live, _watching(scenario.target, web_port) as server_side:
-        test = _make_test(workload, live, output / "requests.jsonl", web_port, server_side)
+    with (
+        LiveTable(messages) as live,
+        _watching(scenario.target, web_port) as server_side,
+        _crew(workers, workload, live, messages) as crew,
+    ):
+        test = _make_test(workload, live, output / "requests.jsonl", web_port, server_side, crew)
         if isinstance(test, WebTest):
             messages.print(f"Locust's web UI: {test.url} (Ctrl-C ends it and writes the report)", soft_wrap=True)
         with _ending_on_signals(test):
@@ -70,7 +87,12 @@ def run_session(
     status, reason = _verdict(report, fail_on_error_rate)
     if reason is not None:
         messages.print(f"error: {reason}", markup=False, soft_wrap=True)
-    return status
+    if gate is None or status != EXIT_OK:
+        return status
+    verdict = gate_verdict(report, gate)
+    for line in verdict.lines():
+        results.print(line, markup=False, soft_wrap=True)
+    return verdict.status
 
 
 def _make_folder(output: Path) -> None:
@@ -91,11 +113,32 @@ def _watching(target: Target, web_port: int | None) -> AbstractContextManager[Se
     return ServerSideWatch(target.metrics, target.url, target.metrics_interval_s)
 
 
+@contextmanager
+def _crew(plan: WorkerPlan | None, workload: Workload, live: LiveTable, messages: Console) -> Iterator[Crew]:
+    if plan is None:
+        yield LocalCrew(live.update)
+        return
+    from fathom_loadtest.workers.master import WorkerCrew
+
+    with WorkerCrew(live.update, plan.host, plan.port) as crew:
+        if plan.is_local:
+            crew.start_workers(plan.number)
+        else:
+            messages.print(f"waiting for {plan.number} workers at {plan.host}:{crew.port}", soft_wrap=True)
+        crew.gather(plan.number, workload)
+        yield crew
+
+
 def _make_test(
-    workload: Workload, live: LiveTable, records: Path, web_port: int | None, server_side: ServerSideWatch | None
+    workload: Workload,
+    live: LiveTable,
+    records: Path,
+    web_port: int | None,
+    server_side: ServerSideWatch | None,
+    crew: Crew,
 ) -> LoadTest | WebTest:
     if web_port is None:
-        return LoadTest(workload, LocalCrew(live.update), records, server_side)
+        return LoadTest(workload, crew, records, server_side)
     return WebTest(workload, web_port, live.update, records)
 
 
@@ -120,6 +163,8 @@ def _save(report: Report, run: Run, output: Path) -> None:
         run.recorder.save(output / "requests.jsonl")
         report.save_json(output / "report.json")
         save_html(report, output / "report.html")
+        save_markdown(report, output / "report.md")
+        save_csv(report, output / "figures.csv")
     except OSError as error:
         raise OutputError(f"--output {output}: cannot be written ({error.strerror}); name another folder") from error
 

@@ -3,11 +3,16 @@
 import argparse
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from fathom_loadtest.commands.worker import read_address
 from fathom_loadtest.errors import ScenarioError
 from fathom_loadtest.scenario import SLO_NAMES, TASKS, Scenario, Slo, parse_setting, read_scenario
 from fathom_loadtest.scenario.loads import DEFAULT_DURATION_S
+from fathom_loadtest.workers.plan import ANY_HOST, DEFAULT_PORT, WorkerPlan
+
+if TYPE_CHECKING:
+    from fathom_loadtest.gate.file import Objectives
 
 HELP: Final = "load test models on Triton over gRPC: exact figures, a report"
 
@@ -59,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags."""
     parser.epilog = (
         "Exit status: 0 measured; 1 server away or lost, all requests failed, or too many; 2 wrong arguments; "
-        "130 interrupted (the report is written nevertheless)."
+        "3 an objective of the gate broken; 130 interrupted (the report is written nevertheless)."
     )
     parser.add_argument(
         "scenario", nargs="?", type=Path, help="TOML file, whose keys docs/loadtest.md lists; flags override it"
@@ -89,6 +94,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     load.add_argument("--requests", type=int, help="requests a stage, in place of --duration-s")
     load.add_argument("--warmup-requests", type=int, help="uncounted requests a user before each stage (default 1)")
     load.add_argument("--warmup-s", type=float, help="uncounted seconds of a stage's load before it, in place of them")
+    load.add_argument("--workers", type=int, metavar="N", help="share the load among N processes of this host")
+    load.add_argument("--expect-workers", type=int, metavar="N", help="... or among N `fathom-load worker` elsewhere")
+    load.add_argument(
+        "--master-bind", metavar="HOST:PORT", help=f"where these are awaited (default {ANY_HOST}:{DEFAULT_PORT})"
+    )
     content = parser.add_argument_group("content, of a scenario with one task")
     content.add_argument("--model", help="name of the model")
     content.add_argument("--task", choices=TASKS, help="what is asked of it (default generate)")
@@ -108,6 +118,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     judgement.add_argument(
         "--fail-on-error-rate", type=float, help="exit 1 above this share of failed requests, 0 to 1"
     )
+    judgement.add_argument("--gate", action="store_true", help="exit 3 where a stage breaks the SLOs")
+    judgement.add_argument(
+        "--gate-slo", action="append", default=[], metavar="OBJECTIVE,…", help="or these, such as ttft_ms.p95<=200"
+    )
+    judgement.add_argument("--gate-file", type=Path, help="or those of a TOML file; see fathom-load gate")
     judgement.add_argument("--output", type=Path, help="folder (default reports/TIME-MODEL)")
 
 
@@ -119,6 +134,7 @@ def main(options: argparse.Namespace, command: str) -> int:
         raise ScenarioError(f"--fail-on-error-rate {rate} is out of range; it is a share between 0 and 1")
     from fathom_loadtest.content.files import ScenarioFiles
 
+    workers, gate = _worker_plan(options), _gate(options, scenario)
     files = ScenarioFiles.read(scenario)
     output = options.output or _default_output(scenario.model)
 
@@ -127,7 +143,38 @@ def main(options: argparse.Namespace, command: str) -> int:
     make_cooperative()
     from fathom_loadtest.session import run_session
 
-    return run_session(files, output, command, rate, options.web_ui)
+    return run_session(files, output, command, rate, options.web_ui, workers, gate)
+
+
+def _gate(options: argparse.Namespace, scenario: Scenario) -> "Objectives | None":
+    """Give what the run is held against at its end; None without a gate. Raises ScenarioError."""
+    from fathom_loadtest.gate.file import Objectives
+
+    objectives = Objectives.gather(options.gate_slo, options.gate_file)
+    if not objectives and not options.gate:
+        return None
+    if not objectives and not scenario.slos:
+        raise ScenarioError("--gate has nothing to judge by; give objectives with --slo, --gate-slo or --gate-file")
+    return objectives
+
+
+def _worker_plan(options: argparse.Namespace) -> WorkerPlan | None:
+    """Tell which workers share the load; None without any."""
+    if options.workers is not None and options.expect_workers is not None:
+        raise ScenarioError("--workers and --expect-workers are two kinds of workers; give one of them")
+    number = options.workers if options.expect_workers is None else options.expect_workers
+    if number is None:
+        if options.master_bind is not None:
+            raise ScenarioError("--master-bind needs --expect-workers")
+        return None
+    if number < 1:
+        raise ScenarioError(f"{number} workers are out of range; there must be at least 1")
+    if options.web_ui is not None:
+        raise ScenarioError("--web-ui runs its users in this process; leave the workers out")
+    if options.workers is not None:
+        return WorkerPlan(number, is_local=True, host="127.0.0.1", port=0)
+    host, port = read_address(options.master_bind) if options.master_bind else (ANY_HOST, DEFAULT_PORT)
+    return WorkerPlan(number, is_local=False, host=host, port=port)
 
 
 def scenario_of(options: argparse.Namespace) -> Scenario:

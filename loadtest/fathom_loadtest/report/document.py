@@ -190,5 +190,7 @@ def _length_warnings(scenario: Scenario, figures: StageFigures) -> list[str]:
         if wanted and counted:
             slack = 0.05 * wanted.mean + 3 * wanted.stddev / counted.count**0.5
             if abs(counted.avg - wanted.mean) > slack:
-                found.append(f"{wanted.mean} {name} tokens were asked for, {counted.avg:.3g} came on average: {reason}")
+                found.append(
+                    f"{wanted.mean:g} {name} tokens were asked for, {counted.avg:.3g} came on average: {reason}"
+                )
     return found

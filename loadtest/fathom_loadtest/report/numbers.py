@@ -20,3 +20,8 @@ def percent(share: float | None) -> str:
     if share is None:
         return "–"
     return "0 %" if share == 0 else f"{share * 100:.3g} %"
+
+
+def signed_percent(share: float | None) -> str:
+    """Write a relative difference as per cent with its sign, a dash where there is none."""
+    return "–" if share is None else f"{share * 100:+.3g} %".replace("-", "−")

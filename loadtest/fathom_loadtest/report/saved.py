@@ -4,11 +4,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from fathom_loadtest.errors import ReportFileError
+from fathom_loadtest.errors import ReportFileError, ScenarioError
 from fathom_loadtest.recorder import RequestRecord
 from fathom_loadtest.report.document import READABLE_SCHEMAS, SCHEMA, stage_label
+from fathom_loadtest.report.settings import flat
 from fathom_loadtest.scenario import Slo
 
 _NEEDED = {
@@ -28,7 +29,7 @@ class SavedStage:
 
 @dataclass(frozen=True, slots=True)
 class SavedReport:
-    """A report as its files hold it. ``path`` is report.json."""
+    """A report as its files hold it. ``path`` is report.json; the scenario has the names of the newest version."""
 
     path: Path
     schema: str
@@ -38,6 +39,7 @@ class SavedReport:
     target: dict[str, Any]
     environment: dict[str, Any]
     stages: tuple[SavedStage, ...]
+    knee: int | None
 
     @classmethod
     def read(cls, path: Path) -> "SavedReport":
@@ -64,19 +66,40 @@ class SavedReport:
         for name, kind in _NEEDED.items():
             if not isinstance(fields.get(name), kind):
                 raise ReportFileError(f"{path}: {name!r} is missing or damaged; run the test again")
+        own = {name: fields[name] for name in _NEEDED if name != "stages"}
         try:
             stages = tuple(
                 SavedStage(int(stage["stage"]), _label(stage), dict(stage["figures"])) for stage in fields["stages"]
             )
+            if schema != SCHEMA:
+                own["scenario"] = _upgraded(own["scenario"])
+            knee = None if fields.get("knee") is None else int(fields["knee"])
         except (KeyError, TypeError, ValueError) as error:
-            raise ReportFileError(f"{path}: a stage is damaged ({error!r}); run the test again") from error
-        own = {name: fields[name] for name in _NEEDED if name != "stages"}
-        return cls(path=path, stages=stages, **own)
+            raise ReportFileError(f"{path}: is damaged ({error!r}); run the test again") from error
+        return cls(path=path, stages=stages, knee=knee, **own)
 
     @property
     def slos(self) -> tuple[Slo, ...]:
-        """Objectives of the run's goodput."""
-        return tuple(Slo(slo["name"], slo["limit_ms"]) for slo in self.scenario.get("slos") or ())
+        """Objectives of the run's goodput; raises ReportFileError where they are damaged."""
+        try:
+            return Slo.read(self.scenario.get("slos", {}))
+        except ScenarioError as error:
+            raise ReportFileError(f"{self.path}: its SLOs are damaged ({error}); run the test again") from error
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every setting of the scenario by its path."""
+        return flat(self.scenario)
+
+    @property
+    def sweep(self) -> bool:
+        """Whether the load was raised until an SLO broke."""
+        return self.settings.get("load.shape") == "sweep"
+
+    @property
+    def open_loop(self) -> bool:
+        """Whether latencies count from the intended start."""
+        return any(stage.figures.get("due_request_latency_ms") for stage in self.stages)
 
     def records(self, stage: int) -> Iterator[RequestRecord]:
         """Read the requests of a stage from requests.jsonl, one after the other.
@@ -99,6 +122,28 @@ class SavedReport:
             raise ReportFileError(
                 f"{path}: cannot be read ({error.strerror}); intervals are computed from it: keep it beside report.json"
             ) from error
+
+
+_RENAMED: Final = {
+    "url": "target.url", "timeout_s": "target.timeout_s", "users": "load.users", "duration_s": "load.duration_s",
+    "requests": "load.requests", "model": "tasks[0].model", "task": "tasks[0].task", "prompt_file": "tasks[0].prompts",
+    "temperature": "tasks[0].sampling.temperature", "ignore_eos": "tasks[0].sampling.ignore_eos",
+}  # fmt: skip
+
+
+def _upgraded(scenario: dict[str, Any]) -> dict[str, Any]:
+    """Give a scenario of version 1, a closed loop, the names of version 2."""
+    named = {_RENAMED.get(name, name): value for name, value in scenario.items()} | {"load.shape": "closed"}
+    named["slos"] = {slo["name"]: slo["limit_ms"] for slo in named.get("slos", [])}
+    for name in ("input_tokens", "output_tokens"):
+        length = named.pop(name, None)
+        if isinstance(length, dict):
+            spread = length.get("stddev")
+            form = (
+                {"distribution": "normal", **length} if spread else {"distribution": "fixed", "length": length["mean"]}
+            )
+            named |= {f"tasks[0].{name}.{key}": value for key, value in form.items()}
+    return named
 
 
 def _label(stage: dict[str, Any]) -> str:

@@ -1,0 +1,1 @@
+"""Two runs side by side: differences with confidence intervals, and a verdict a figure."""

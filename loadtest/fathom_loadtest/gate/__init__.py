@@ -1,0 +1,1 @@
+"""Objectives that a measured stage keeps or breaks, for reports, terminals and continuous integration."""
