@@ -31,6 +31,7 @@ class FathomServe:
     grpc_port: int = 0
     http_port: int = 0
     metrics_port: int = 0
+    openai_port: int = 0
 
     def start(self) -> Self:
         """Start without waiting."""
@@ -52,6 +53,7 @@ class FathomServe:
             time.sleep(0.05)
         ports = json.loads(self.ports_file.read_text())
         self.grpc_port, self.http_port, self.metrics_port = ports["grpc"], ports["http"], ports["metrics"]
+        self.openai_port = ports.get("openai", 0)
         return self
 
     def stop(self, signum: int = signal.SIGTERM) -> int:

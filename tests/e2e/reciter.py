@@ -5,6 +5,7 @@ answer is known in advance, whatever the text holds. Every character is cut into
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ PLANES = 17
 HEAD_DIM = 16
 END = "<|end|>"
 START = "<|start|>"
+PLAIN_TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 
 
 def planes_text() -> str:
@@ -41,6 +43,42 @@ def write_reciter(folder: Path, text: str) -> None:
     _write_weights(folder, order)
 
 
+def write_speaker(folder: Path, answer: str, template: str, marks: Sequence[str] = ()) -> None:
+    """Write a checkpoint that answers every conversation with ``answer``, which may repeat itself.
+
+    ``template`` is its chat template; ``marks`` are special tokens, each at most once in the answer. Raises ValueError
+    where the answer cannot be cut into pieces that differ.
+    """
+    characters = byte_characters()
+    vocabulary = {END: 0, START: 1}
+    for piece in _different_pieces(answer, marks):
+        token = piece if piece in marks else "".join(characters[byte] for byte in piece.encode())
+        vocabulary[token] = len(vocabulary)
+    _write_tokenizer(folder, vocabulary, template + "{{- '" + START + "' }}", marks)
+    _write_weights(folder, [1, *range(2, len(vocabulary)), 0], positions=4096)
+
+
+def _different_pieces(text: str, marks: Sequence[str]) -> list[str]:
+    """Pieces of a text, as short as they can be with no two alike; a mark is a piece."""
+    pieces: list[str] = []
+    place = 0
+    while place < len(text):
+        mark = next((mark for mark in marks if text.startswith(mark, place)), None)
+        following = min((at for mark in marks if (at := text.find(mark, place)) >= 0), default=len(text))
+        lengths = range(1, following - place + 1)
+        piece = mark or next(
+            (text[place : place + size] for size in lengths if text[place : place + size] not in pieces), None
+        )
+        if piece is None:  # the text's last characters: they join the piece before
+            piece = pieces.pop() + text[place:following]
+            place = following - len(piece)
+        if piece in pieces:
+            raise ValueError(f"{piece!r} occurs twice")
+        pieces.append(piece)
+        place += len(piece)
+    return pieces
+
+
 def _pieces(text: str) -> list[bytes]:
     pieces = []
     for character in text:
@@ -50,18 +88,20 @@ def _pieces(text: str) -> list[bytes]:
     return pieces
 
 
-def _write_tokenizer(folder: Path, vocabulary: dict[str, int]) -> None:
+def _write_tokenizer(
+    folder: Path, vocabulary: dict[str, int], template: str = PLAIN_TEMPLATE, marks: Sequence[str] = ()
+) -> None:
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(END, special=True), AddedToken(START, special=True)])
+    tokenizer.add_special_tokens([AddedToken(mark, special=True) for mark in (END, START, *marks)])
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
-    template = "{% for message in messages %}{{ message.content }}{% endfor %}"
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": END, "chat_template": template}))
+    config = {"bos_token": "", "eos_token": END, "chat_template": template}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
-def _write_weights(folder: Path, order: list[int]) -> None:
+def _write_weights(folder: Path, order: list[int], positions: int = 1024) -> None:
     size = len(order)
     hidden = size + size % 2
     config = {
@@ -74,7 +114,7 @@ def _write_weights(folder: Path, order: list[int]) -> None:
         "num_key_value_heads": 1,
         "head_dim": HEAD_DIM,
         "hidden_act": "silu",
-        "max_position_embeddings": 1024,
+        "max_position_embeddings": positions,
         "rms_norm_eps": 1e-6,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
         "tie_word_embeddings": False,

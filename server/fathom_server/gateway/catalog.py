@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass
-from typing import Final, Literal, cast
+from typing import Final, Literal
 
 from fathom_client import AsyncClient, ModelConfig, protocol
 from fathom_server.gateway.errors import UnknownModelError
@@ -81,7 +81,7 @@ class ModelCatalog:
         form = config.parameters.get(protocol.TOOL_CALL_FORMAT_PARAMETER)
         model = None
         if task is not None:
-            tool_calls = cast(ToolCallFormat, form) if form in TOOL_CALL_FORMATS else None
+            tool_calls = next((known for known in TOOL_CALL_FORMATS if known == form), None)
             model = ServedModel(name, task, tool_calls, self._seen.setdefault(name, int(time.time())))
         self._known[name] = (now, model)
         return model

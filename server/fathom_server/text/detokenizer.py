@@ -26,7 +26,8 @@ class DetokenizerFactory:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._shown, self._every = _byte_level_tables(tokenizer) or (None, None)
+        tables = _byte_level_tables(tokenizer)
+        self._shown, self._every = (None, None) if tables is None else tables
 
     def new(self, *, skip_special_tokens: bool = True) -> Detokenizer:
         """A detokenizer for one answer, in which special tokens are not seen or are seen by their names."""

@@ -1,7 +1,7 @@
 """Answers as server-sent events, and answers that end when their caller hangs up."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
@@ -55,7 +55,7 @@ class EventStream(Response):
             await self._let_go()
 
 
-async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def while_connected(request: Request, work: Awaitable[T]) -> T:
     """The work's result; a caller who hangs up ends it, as HungUpError. The request's body must have been read."""
     task = asyncio.ensure_future(work)
     await _first_of(task, request.receive)
@@ -64,7 +64,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     return task.result()
 
 
-async def _first_of(task: "asyncio.Task[Any]", receive: Receive) -> None:
+async def _first_of(task: "asyncio.Future[Any]", receive: Receive) -> None:
     """Wait until the task has ended, cancelling it when the caller hangs up; raises what the task raises."""
     hang_up = asyncio.ensure_future(_hang_up(receive))
     try:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -38,7 +38,7 @@ class Streams:
     def __init__(self, streams: Sequence[AsyncGenerationStream]) -> None:
         self._streams = streams
 
-    async def chunks(self) -> AsyncIterator[PromptChunk]:
+    async def chunks(self) -> AsyncGenerator[PromptChunk, None]:
         """The chunks of all streams; the first error ends them all. Leaving early cancels what still runs."""
         try:
             if len(self._streams) == 1:
@@ -60,7 +60,7 @@ class Streams:
         """The whole answers, once all chunks have been read."""
         return [await stream.result() for stream in self._streams]
 
-    async def _merged(self) -> AsyncIterator[PromptChunk]:
+    async def _merged(self) -> AsyncGenerator[PromptChunk, None]:
         queue: asyncio.Queue[PromptChunk | Exception | None] = asyncio.Queue(_QUEUED_CHUNKS)
         tasks = [asyncio.create_task(_pass_on(index, stream, queue)) for index, stream in enumerate(self._streams)]
         running = len(tasks)

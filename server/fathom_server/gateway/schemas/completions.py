@@ -42,8 +42,8 @@ class CompletionRequest(SamplingFields):
         if isinstance(self.prompt, str):
             return [self.prompt]
         if isinstance(self.prompt[0], int):
-            return [self.prompt]  # type: ignore[list-item] # its first is a token, so all are
-        return list(self.prompt)  # type: ignore[arg-type]
+            return [self.prompt]
+        return list(self.prompt)
 
     def options(self) -> dict[str, Any]:
         """The client's options of each prompt's generation, but for the echo of a text."""
