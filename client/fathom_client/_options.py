@@ -45,8 +45,9 @@ class GenerateOptions(TypedDict, total=False):
     ``echo``: the prompt's text before the answer's.
 
     Call. ``priority``: the lower goes first, 0 without. ``client``: on whose behalf the request comes; within a
-    priority, clients take turns. ``timeout_s``: seconds for the whole answer, in place of the
-    client's. ``request_id``: a name for logs and errors, a random one otherwise.
+    priority, clients take turns. ``precision``: the weights that are to answer, where the model has them in two.
+    ``timeout_s``: seconds for the whole answer, in place of the client's. ``request_id``: a name for logs and errors, a
+    random one otherwise.
     """
 
     max_tokens: int | None
@@ -80,6 +81,7 @@ class GenerateOptions(TypedDict, total=False):
     echo: bool
     priority: int | None
     client: str | None
+    precision: str | None
 
 
 def check_text(name: str, value: object) -> bytes:

@@ -58,24 +58,17 @@ def write_generate_models(
     prompt = TextTokenizer.load(version).encode(_WARMUP_TEXT) or [0]
 
     context = int(spec.limits.get("max_context", min(DEFAULT_CONTEXT, DecoderArchitecture.load(source).max_positions)))
-    if earlier is not None:
-        earlier.link_into(version)
-        graph = EngineSettings.load(earlier.folder).graph
-    else:
-        graph = build_decoder(
-            source,
-            version,
-            dialect=spec.dialect,
-            precision=spec.precision,
-            quantisation=spec.quantisation,
-            max_context=context,
-            kv_cache_dtype=spec.engine_limits(context).kv_cache_dtype,
-            on_progress=on_progress,
-        )
-    speculation = spec.speculation.engine_settings()
-    settings = EngineSettings(graph, spec.engine_limits(context), eos_token_ids(source), speculation)
-    settings.save(version)
+    settings = _write_engine(spec, source, version, context, on_progress, earlier)
     check = check_logits(version, settings, prompt) if earlier is None else dict(earlier.check)
+    if spec.fast_lane is not None:
+        lane = lane_folder(spec, version)
+        lane.mkdir()
+        copy_tokenizer(source, lane)
+        lane_graph = None if earlier is None else replace(earlier, folder=earlier.folder / lane.name)
+        lane_settings = _write_engine(spec.fast_lane, source, lane, context, on_progress, lane_graph)
+        if earlier is None:
+            found = check_logits(lane, lane_settings, prompt)
+            check |= {f"{lane.name}_{name}": value for name, value in found.items()}
 
     config = new_config(engine, FATHOM_BACKEND, protocol.GENERATE_INPUTS, protocol.GENERATE_OUTPUTS)
     config.model_transaction_policy.decoupled = True
@@ -90,6 +83,45 @@ def write_generate_models(
 
     write_config(_ensemble(ensemble, tokenizer, engine), staging / ensemble)
     return check
+
+
+def lane_folder(spec: GenerateSpec, version: Path) -> Path:
+    """Where a spec's fast lane lies: a folder like the version's own, and below it; the version's where it has none."""
+    return version if spec.fast_lane is None else version / spec.fast_lane.precision
+
+
+def _write_engine(
+    spec: GenerateSpec,
+    source: Path,
+    folder: Path,
+    context: int,
+    on_progress: Callable[[int, int], None],
+    earlier: EarlierGraph | None,
+) -> EngineSettings:
+    """The graph of one lane and the engine's settings beside it."""
+    if earlier is not None:
+        earlier.link_into(folder)
+        graph = EngineSettings.load(earlier.folder).graph
+    else:
+        graph = build_decoder(
+            source,
+            folder,
+            dialect=spec.dialect,
+            precision=spec.precision,
+            quantisation=spec.quantisation,
+            max_context=context,
+            kv_cache_dtype=spec.engine_limits(context).kv_cache_dtype,
+            on_progress=on_progress,
+        )
+    settings = EngineSettings(
+        graph,
+        spec.engine_limits(context),
+        eos_token_ids(source),
+        spec.speculation.engine_settings(),
+        "" if spec.fast_lane is None else spec.fast_lane.precision,
+    )
+    settings.save(folder)
+    return settings
 
 
 def check_logits(version: Path, settings: EngineSettings, prompt: list[int]) -> dict[str, float]:
