@@ -89,6 +89,7 @@ _LLAMA_CPP: Final = _pins("llama.cpp", "llama-cpp-python")
 CONTENDERS: Final = (
     Contender("Fathom latency", "int4", _SERVED, _fathom("latency"), _ours, "latency"),
     Contender("Fathom throughput", "int8", _SERVED, _fathom("throughput"), _ours, "throughput"),
+    Contender("Fathom adaptive", "int8, int4", _SERVED, _fathom("adaptive"), _ours, "adaptive"),
     Contender(
         "onnxruntime-genai int4",
         "int4",
