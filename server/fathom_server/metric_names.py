@@ -18,7 +18,7 @@ PREEMPTIONS: Final = "fathom_num_preemptions_total"
 DRAFT_TOKENS: Final = "fathom_spec_decode_num_draft_tokens_total"
 ACCEPTED_TOKENS: Final = "fathom_spec_decode_num_accepted_tokens_total"
 REQUEST_ENDS: Final = "fathom_request_success_total"
-REQUESTS_ADMITTED: Final = "fathom_requests_admitted_total"
+REQUESTS_BY_PRECISION: Final = "fathom_requests_by_precision_total"
 
 TIME_TO_FIRST_TOKEN: Final = "fathom_time_to_first_token_seconds"  # noqa: S105 (a metric)
 INTER_TOKEN_LATENCY: Final = "fathom_inter_token_latency_seconds"  # noqa: S105
@@ -31,7 +31,7 @@ STEP_TIME: Final = "fathom_engine_step_seconds"
 FINISHED_REASON: Final = "finished_reason"
 """Label of ``REQUEST_ENDS``: how an answer ended (stop, length), or why it did not (cancelled, deadline, error)."""
 PRECISION: Final = "precision"
-"""Label of ``REQUESTS_ADMITTED``: of the weights that answer; a model of the profile adaptive has two."""
+"""Label of ``REQUESTS_BY_PRECISION``: of the weights that answer; a model of the profile adaptive has two."""
 STEP_KIND: Final = "kind"
 """Label of ``STEP_TIME``: prefill, decode or mixed."""
 BUCKET_BOUND: Final = "le"

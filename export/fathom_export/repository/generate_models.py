@@ -174,13 +174,14 @@ def _first_logits(runner: Runner, settings: EngineSettings, prompt: list[int]) -
 
 
 def _warmups(prompt: list[int], limits: EngineLimits) -> list[Warmup]:
-    """A short prompt, one that fills a prefill chunk, and the longest, whose later chunks find a past.
+    """A short prompt, one that fills a prefill chunk, and one of two, whose second finds a past.
 
     One request each: Triton 2.51 crashes when it warms a decoupled model up with several at once.
     """
     longest = max(1, limits.max_context - _WARMUP_TOKENS)
     answer = np.array([min(_WARMUP_TOKENS, max(1, limits.max_context - 1))], dtype=np.int32)
-    lengths = sorted({min(length, longest) for length in (len(prompt), limits.prefill_chunk, longest)})
+    chunk = limits.prefill_chunk
+    lengths = sorted({min(length, longest) for length in (len(prompt), chunk, 2 * chunk)})
     return [
         Warmup(
             f"prompt_{length}",

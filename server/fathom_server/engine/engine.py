@@ -14,7 +14,7 @@ from fathom_server.engine.answer_text import AnswerText
 from fathom_server.engine.best_of import AnswerSelection
 from fathom_server.engine.block_pool import ROOT, BlockPool
 from fathom_server.engine.grammar import GrammarCompiler
-from fathom_server.engine.lanes import Lanes
+from fathom_server.engine.lanes import MAIN, Lanes
 from fathom_server.engine.metrics import EngineMetrics
 from fathom_server.engine.request import NO_DEADLINE, AnswerSink, Piece, Request
 from fathom_server.engine.runner.base import LanedRunner, Runner, StepRow
@@ -72,7 +72,7 @@ class Engine:
         self._grammars = GrammarCompiler(tokenizer, self._vocabulary, self._eos_token_ids)
         self._pool = BlockPool(runner.geometry)
         self._lanes = Lanes(runner.lanes if isinstance(runner, LanedRunner) else (settings.graph.precision,))
-        self.metrics = EngineMetrics(admitted=dict.fromkeys(self._lanes.names, 0))
+        self.metrics = EngineMetrics(by_precision=dict.fromkeys(self._lanes.names, 0))
         self._scheduler = Scheduler(
             self._pool, settings.limits.max_batch, settings.limits.prefill_chunk, self._new_sequences
         )
@@ -257,6 +257,7 @@ class Engine:
     def _step(self) -> None:
         step = PlannedStep([])
         try:
+            self._gather_lanes()
             step = self._stepper.plan()
             if not step.rows:
                 return
@@ -270,6 +271,14 @@ class Engine:
             for one in progress:
                 self._give(one)
 
+    def _gather_lanes(self) -> None:
+        """Have those whose answer has not begun follow the load to the main lane: a burst does not arrive at once."""
+        if not self._lanes.is_crowded(len(self._scheduler.running) + len(self._scheduler.waiting)):
+            return
+        for sequence in self._scheduler.running:
+            if sequence.lane != MAIN and sequence.request.lane is None and not sequence.request.has_begun:
+                self._scheduler.change_lane(sequence, MAIN)
+
     def _note_admissions(self, step: PlannedStep) -> None:
         now = time.monotonic()
         for row in step.rows:
@@ -277,7 +286,6 @@ class Engine:
             if request.admitted is None:
                 request.admitted = now
                 self.metrics.queue.observe(now - request.created)
-                self.metrics.admitted[self._lanes.names[row.sequence.lane]] += 1
                 self.metrics.prompt_tokens += len(request.prompt_ids)
                 self.metrics.prefix_queries += len(request.prompt_ids)
                 self.metrics.prefix_hits += row.sequence.cached
@@ -327,6 +335,7 @@ class Engine:
 
     def _note_first_token(self, request: Request) -> None:
         request.first_token = now = time.monotonic()
+        self.metrics.by_precision[self._lanes.names[request.sequences[0].lane]] += 1
         self.metrics.time_to_first_token.observe(now - request.created)
         self.metrics.prefill.observe(now - (request.admitted or request.created))
 

@@ -36,6 +36,10 @@ class Lanes:
             )
         return self.names.index(precision)
 
+    def is_crowded(self, demand: int) -> bool:
+        """Whether so many sequences, running and waiting, belong into the main lane, and there is another."""
+        return len(self.names) > 1 and demand >= MANY
+
     def choose(self, running: Iterable[int], waiting: int) -> int:
         """The lane for a sequence that is about to start.
 
@@ -49,6 +53,6 @@ class Lanes:
         demand = len(lanes) + waiting
         if demand <= FEW:
             return FAST
-        if demand >= MANY:
+        if self.is_crowded(demand):
             return MAIN
         return MAIN if 2 * lanes.count(MAIN) > len(lanes) else FAST

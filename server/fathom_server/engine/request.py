@@ -92,6 +92,11 @@ class Request:
         """Tokens of all its answers so far."""
         return sum(sequence.generated for sequence in self.sequences)
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether any of its answers has a token."""
+        return any(sequence.generated for sequence in self.sequences)
+
     def late_reason(self, now: float) -> str | None:
         """What it missed, if it is too late for it."""
         if now >= self.deadline:

@@ -160,7 +160,17 @@ class Scheduler:
         self.pool.release(shared.blocks)
         return fits or (not self.running and needed <= self.pool.available)
 
+    def change_lane(self, sequence: Sequence, lane: int) -> None:
+        """Have a running sequence that has no answer yet computed by other weights, from its first token on."""
+        sequence.lane = lane
+        self._free(sequence)
+        self._begin(sequence)
+
     def _start(self, sequence: Sequence) -> None:
+        self._begin(sequence)
+        self.running.append(sequence)
+
+    def _begin(self, sequence: Sequence) -> None:
         if not sequence.wants_prompt_choices:
             shared = self.pool.share(sequence.token_ids, sequence.root)
             sequence.blocks, sequence.node = shared.blocks, shared.node
@@ -169,7 +179,6 @@ class Scheduler:
             if len(sequence.token_ids) == sequence.prompt_tokens:
                 sequence.cached = sequence.computed
         self._grow(sequence, len(sequence.token_ids) + 1)
-        self.running.append(sequence)
 
     def _make_room(self, sequence: Sequence) -> None:
         """A block for the next token, taken from those of lower rank if need be; the lowest of all is preempted."""

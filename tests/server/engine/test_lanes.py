@@ -85,13 +85,13 @@ def test_each_lane_answers_as_its_precision_alone(engine: Engine, graphs: dict[s
 @needs_operators
 def test_the_load_chooses_where_nobody_asks(engine: Engine, folder: Path) -> None:
     """One request runs on the fast lane, many at once on the main one; the metrics say how many went where."""
-    before = dict(engine.metrics.admitted)
+    before = dict(engine.metrics.by_precision)
     ask(engine, folder, PROMPTS[:1], [None])
-    assert engine.metrics.admitted["int4"] - before["int4"] == 1
+    assert engine.metrics.by_precision["int4"] - before["int4"] == 1
     many = (PROMPTS * 4)[: 3 * MANY]
     ask(engine, folder, many, [None] * len(many))
-    assert engine.metrics.admitted["int8"] - before["int8"] >= MANY
-    assert sum(engine.metrics.admitted.values()) - sum(before.values()) == 1 + len(many)
+    assert engine.metrics.by_precision["int8"] - before["int8"] >= MANY
+    assert sum(engine.metrics.by_precision.values()) - sum(before.values()) == 1 + len(many)
 
 
 @needs_operators

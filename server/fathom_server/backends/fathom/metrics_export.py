@@ -32,7 +32,7 @@ _HELP: Final[Mapping[str, str]] = {
     names.DRAFT_TOKENS: "Tokens tried ahead",
     names.ACCEPTED_TOKENS: "Tokens tried ahead that came true",
     names.REQUEST_ENDS: "Answers that ended, and requests that failed, by reason",
-    names.REQUESTS_ADMITTED: "Requests whose answers have begun, by the precision of the weights that compute them",
+    names.REQUESTS_BY_PRECISION: "Requests whose answers have begun, by the precision of the weights that compute them",
     names.TIME_TO_FIRST_TOKEN: "Time from arrival to the first token",
     names.INTER_TOKEN_LATENCY: "Mean time between an answer's tokens, one value a request",
     names.END_TO_END_LATENCY: "Time from arrival to the last token",
@@ -119,8 +119,8 @@ def _counters(metrics: EngineMetrics) -> Iterator[tuple[Series, float]]:
         yield (name, ()), value
     for reason, count in tuple(metrics.ends.items()):
         yield (names.REQUEST_ENDS, ((names.FINISHED_REASON, reason),)), count
-    for precision, count in tuple(metrics.admitted.items()):
-        yield (names.REQUESTS_ADMITTED, ((names.PRECISION, precision),)), count
+    for precision, count in tuple(metrics.by_precision.items()):
+        yield (names.REQUESTS_BY_PRECISION, ((names.PRECISION, precision),)), count
     for name, histogram in (
         (names.TIME_TO_FIRST_TOKEN, metrics.time_to_first_token),
         (names.INTER_TOKEN_LATENCY, metrics.inter_token),
