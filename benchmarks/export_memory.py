@@ -4,7 +4,7 @@ Writes a random Llama of 3.2 B parameters in bf16 (about 6.4 GB, in shards) into
 process of its own for each precision, and copies the files that it wrote, as the disk's own speed. fp8 is calibrated on
 text that the model writes, which runs it in float32. Needs about 35 GB of disk, which are freed at the end.
 
-    python benchmarks/export_memory.py --folder /tmp --precisions fp32 int8
+    python -m benchmarks.export_memory --folder /tmp --precisions fp32 int8
 
 "Anonymous" is what the process holds itself; the resident set also counts pages of files that the system may drop.
 """

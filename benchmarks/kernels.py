@@ -1,7 +1,7 @@
 """Milliseconds of a decoder step's matrix products: Fathom's Linear beside ONNX Runtime's own kernels, in one run.
 
-    python benchmarks/kernels.py                                       # all, about five minutes
-    python benchmarks/kernels.py --rows 1 8 --only int8 MatMulInteger  # those whose names contain either
+    python -m benchmarks.kernels                                       # all, about five minutes
+    python -m benchmarks.kernels --rows 1 8 --only int8 MatMulInteger  # those whose names contain either
 
 The shape is SmolLM2-360M's: hidden 960, 32 layers, query, key and value side by side 1600, intermediate 2560,
 vocabulary 49152, random weights, other ones in every layer. A product's input is at hand; its quantisation is part of

@@ -1,7 +1,7 @@
 """The quality of our models in every precision: their cards as one table and one plot.
 
-    python benchmarks/quality.py                   # both LLMs and MiniLM; rewrites docs/quality.md and docs/quality.svg
-    python benchmarks/quality.py --models large    # one of them; --output FOLDER leaves the docs alone
+    python -m benchmarks.quality                   # both LLMs and MiniLM; rewrites docs/quality.md and docs/quality.svg
+    python -m benchmarks.quality --models large    # one of them; --output FOLDER leaves the docs alone
 
 Each model is exported anew in every valid precision of every dialect into a folder of its own, without thresholds, and
 judged with all of its held-out set. What cannot be exported is a row that says why. With --cards FOLDER cards are kept
@@ -22,6 +22,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.page import write_part
+
 from fathom_export.errors import ExportError
 from fathom_export.export_model import export_model
 from fathom_export.progress import LineDisplay
@@ -31,8 +33,6 @@ from fathom_export.spec.model_spec import weights_model
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 DOCS: Final = ROOT / "docs"
-BEGIN: Final = "<!-- bench-quality: begin -->"
-END: Final = "<!-- bench-quality: end -->"
 SOURCES: Final = {
     "large": ("generate", "examples/models/large"),
     "small": ("generate", "examples/models/small"),
@@ -86,10 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         (folder / "quality-table.md").write_text(text, encoding="utf-8")
         (folder / "quality.json").write_text(json.dumps([row.card for row in rows], indent=2), encoding="utf-8")
         return 0
-    page = (DOCS / "quality.md").read_text(encoding="utf-8")
-    before, rest = page.split(BEGIN)
-    _, after = rest.split(END)
-    (DOCS / "quality.md").write_text(f"{before}{BEGIN}\n{text}{END}{after}", encoding="utf-8")
+    write_part(DOCS / "quality.md", "quality", text)
     return 0
 
 

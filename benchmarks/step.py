@@ -1,8 +1,8 @@
 """Where the milliseconds of a step go: products, attention, the rest of the graph, Python.
 
-    python benchmarks/step.py                        # int8, the shape of SmolLM2-360M, random weights
-    python benchmarks/step.py --precision int4       # blocks of 128
-    python benchmarks/step.py --model FOLDER         # a version's folder of a repository
+    python -m benchmarks.step                        # int8, the shape of SmolLM2-360M, random weights
+    python -m benchmarks.step --precision int4       # blocks of 128
+    python -m benchmarks.step --model FOLDER         # a version's folder of a repository
 
 Every workload's step is computed again and again as the served runner does. The whole step is timed without ONNX
 Runtime's profiler, its parts with it; figures are those of the fastest step, for whatever else the machine does only
@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import onnxruntime
-from peers.checkpoint import ModelShape, write_checkpoint
-from peers.machine import ROOT, commit, describe
+from benchmarks.peers.checkpoint import ModelShape, write_checkpoint
+from benchmarks.peers.machine import ROOT, commit, describe
 
 from fathom_export.decoder import build_decoder
 from fathom_export.spec.quantisation import Quantisation

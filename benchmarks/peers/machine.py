@@ -93,9 +93,12 @@ def versions(packages: Sequence[str]) -> dict[str, str]:
 
 
 def commit() -> str:
-    """The repository's commit, with ``-dirty`` where files differ from it."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    """The repository's commit, with ``-dirty`` where files differ from it that benchmarks do not write themselves."""
+    git = ["git", "-C", str(ROOT)]
+    found = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    ours = [".", ":!benchmarks/results", ":!docs"]
+    is_clean = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *ours], check=False).returncode == 0
+    return f"{found.stdout.strip()}{'' if is_clean else '-dirty'}" if found.returncode == 0 else "unknown"
 
 
 def _fields(path: Path) -> dict[str, int]:

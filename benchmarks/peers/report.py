@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.page import marks, write_part
 from benchmarks.peers.workload import MEASURES
 
-BEGIN: Final = "<!-- bench-peers: begin -->"
-END: Final = "<!-- bench-peers: end -->"
 PICTURE: Final = "peers.svg"
 PROFILE_OF: Final = {
     "decode_1": "latency",
@@ -31,7 +30,7 @@ BUSY_CORES: Final = 0.2
 """With more than that used by others, the figures say more about them."""
 INK: Final = "#1b2733"
 RULE: Final = "#d9dfe5"
-OURS: Final = {"latency": "#5aa9e6", "throughput": "#0f6fc6"}
+OURS: Final = {"latency": "#5aa9e6", "throughput": "#0f6fc6", "adaptive": "#0a437a"}
 PEER: Final = "#a9b4bf"
 
 Result = dict[str, Any]
@@ -139,14 +138,11 @@ def save(result: Result, folder: Path) -> Path:
 
 def redraw(result: Result, path: Path, page: Path) -> None:
     """Replace what stands between the page's markers, and the picture beside it."""
-    text = page.read_text(encoding="utf-8") if page.is_file() else "# Performance\n"
-    if BEGIN not in text:
-        text = f"{text.rstrip()}\n\n## Against peers\n\n{BEGIN}\n{END}\n"
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
+    if not page.is_file():
+        page.write_text("\n".join(("# Performance", "", "## Against peers", "", *marks("peers"), "")), encoding="utf-8")
     picture = "![Speed of Fathom and its peers](peers.svg)"
     body = f"{table(result)}\n\nAll runs: `benchmarks/results/{path.name}`.\n\n{picture}"
-    page.write_text(f"{before}{BEGIN}\n{body}\n{END}{after}", encoding="utf-8")
+    write_part(page, "peers", body)
     draw(result, page.parent / PICTURE)
 
 

@@ -48,8 +48,9 @@ class GenerateOptions(TypedDict, total=False):
     ``echo``: the prompt's text before the answer's. ``skip_special_tokens``: False shows special tokens by their names.
 
     Call. ``priority``: the lower goes first, 0 without. ``client``: on whose behalf the request comes; within a
-    priority, clients take turns. ``timeout_s``: seconds for the whole answer, in place of the
-    client's. ``request_id``: a name for logs and errors, a random one otherwise.
+    priority, clients take turns. ``precision``: the weights that are to answer, where the model has them in two.
+    ``timeout_s``: seconds for the whole answer, in place of the client's. ``request_id``: a name for logs and errors, a
+    random one otherwise.
     """
 
     max_tokens: int | None
@@ -86,6 +87,7 @@ class GenerateOptions(TypedDict, total=False):
     skip_special_tokens: bool
     priority: int | None
     client: str | None
+    precision: str | None
 
 
 def check_text(name: str, value: object) -> bytes:

@@ -73,6 +73,9 @@ def generate_request(
     if (client := options.get("client")) is not None:
         check_text("client", client)
         request.parameters[protocol.CLIENT_PARAMETER].string_param = client
+    if (precision := options.get("precision")) is not None:
+        check_text("precision", precision)
+        request.parameters[protocol.PRECISION_PARAMETER].string_param = precision
     _add(request, *prompt)
     for name in _ALWAYS:
         _add(request, *boolean(name, True))

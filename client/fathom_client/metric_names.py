@@ -19,6 +19,7 @@ PREEMPTIONS: Final = "fathom_num_preemptions_total"
 DRAFT_TOKENS: Final = "fathom_spec_decode_num_draft_tokens_total"
 ACCEPTED_TOKENS: Final = "fathom_spec_decode_num_accepted_tokens_total"
 REQUEST_ENDS: Final = "fathom_request_success_total"
+REQUESTS_BY_PRECISION: Final = "fathom_requests_by_precision_total"
 
 TIME_TO_FIRST_TOKEN: Final = "fathom_time_to_first_token_seconds"  # noqa: S105 (a metric)
 INTER_TOKEN_LATENCY: Final = "fathom_inter_token_latency_seconds"  # noqa: S105
@@ -30,6 +31,8 @@ STEP_TIME: Final = "fathom_engine_step_seconds"
 
 FINISHED_REASON: Final = "finished_reason"
 """Label of ``REQUEST_ENDS``: how an answer ended (stop, length), or why it did not (cancelled, deadline, error)."""
+PRECISION: Final = "precision"
+"""Label of ``REQUESTS_BY_PRECISION``: of the weights that answer; a model of the profile adaptive has two."""
 STEP_KIND: Final = "kind"
 """Label of ``STEP_TIME``: prefill, decode or mixed."""
 BUCKET_BOUND: Final = "le"
@@ -67,6 +70,7 @@ HELP: Final[Mapping[str, str]] = {
     DRAFT_TOKENS: "Tokens tried ahead",
     ACCEPTED_TOKENS: "Tokens tried ahead that came true",
     REQUEST_ENDS: "Answers that ended, and requests that failed, by reason",
+    REQUESTS_BY_PRECISION: "Requests whose answers have begun, by the precision of the weights that compute them",
     TIME_TO_FIRST_TOKEN: "Time from arrival to the first token",
     INTER_TOKEN_LATENCY: "Mean time between an answer's tokens, one value a request",
     END_TO_END_LATENCY: "Time from arrival to the last token",

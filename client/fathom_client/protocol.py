@@ -226,6 +226,9 @@ pairs may take ``token_type_ids`` of the same form besides."""
 TIMEOUT_PARAMETER: Final = "timeout"
 """Microseconds (int64) from arrival in which the whole answer must be given; Triton hands it on to the model."""
 
+PRECISION_PARAMETER: Final = "precision"
+"""The weights that are to answer (string), where a model has them in two precisions (profile adaptive)."""
+
 CLIENT_PARAMETER: Final = "client"
 """On whose behalf a request comes (string): within a priority, clients take turns by the tokens they were given."""
 

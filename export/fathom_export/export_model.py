@@ -245,15 +245,23 @@ def _judge(spec: ModelSpec, source: Path, staging: Path, reporter: Reporter, acc
     reporter.begin(spec.name, "judging its quality")
     fp32_copy = staging / FP32_COPY
     version = staging / weights_model(spec) / VERSION
-    write_card(
-        spec,
-        source,
-        version,
-        staging,
-        fp32_copy if fp32_copy.is_file() else None,
-        reporter.advance,
-        accept=accept,
-    )
+    lanes: list[tuple[ModelSpec, Path]] = [(spec, version)]
+    if isinstance(spec, GenerateSpec) and spec.fast_lane is not None:
+        from fathom_export.repository.generate_models import lane_folder
+
+        lanes.append((spec.fast_lane, lane_folder(spec, version)))
+    for lane, folder in lanes:
+        work = staging / f"judging-{lane.precision}"
+        work.mkdir()
+        write_card(
+            lane,
+            source,
+            folder,
+            work,
+            fp32_copy if fp32_copy.is_file() else None,
+            reporter.advance,
+            accept=accept,
+        )
 
 
 def _size(repository: Path, names: tuple[str, ...]) -> int:

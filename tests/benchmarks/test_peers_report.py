@@ -9,6 +9,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from benchmarks.page import marks
 from benchmarks.peers import report
 from benchmarks.peers.checkpoint import TINY, write_checkpoint
 from benchmarks.peers.workers.line_protocol import Answer, Job, drive
@@ -98,7 +99,8 @@ def test_page_and_picture_are_redrawn_between_the_markers_alone(result: dict[str
     """What stands around the markers stays; a second drawing changes nothing; the picture is an SVG."""
     page = tmp_path / "docs" / "performance.md"
     page.parent.mkdir()
-    page.write_text(f"# Performance\n\nBefore.\n\n{report.BEGIN}\nold\n{report.END}\n\nAfter.\n", encoding="utf-8")
+    begin, end = marks("peers")
+    page.write_text(f"# Performance\n\nBefore.\n\n{begin}\nold\n{end}\n\nAfter.\n", encoding="utf-8")
     report.summarise(result)
     path = report.save(result, tmp_path / "results")
     report.redraw(result, path, page)

@@ -31,6 +31,24 @@ task = "generate"
 precision = "int8"
 
 [[models]]
+name = "chat_latency"
+source = "{models}/large"
+task = "generate"
+profile = "latency"
+
+[[models]]
+name = "chat_adaptive"
+source = "{models}/large"
+task = "generate"
+profile = "adaptive"
+
+[[models]]
+name = "small_latency"
+source = "{models}/small"
+task = "generate"
+profile = "latency"
+
+[[models]]
 name = "chat_portable"
 source = "{models}/small"
 task = "generate"

@@ -86,7 +86,7 @@ def test_promotion_and_rollback_change_what_is_answered(tiny_llm: Path, tmp_path
 
 
 def test_the_engine_is_warmed_up_in_every_shape(tiny_llm: Path, tmp_path: Path, serve: Serve) -> None:
-    """A short prompt, a whole prefill chunk and the longest prompt run before the first request."""
+    """A short prompt, a whole prefill chunk and a prompt of two run before the first request."""
     spec = GenerateSpec("chat", str(tiny_llm), limits={"max_context": 64, "max_batch": 3, "prefill_chunk": 16})
     export_model(spec, Path(), tmp_path / "repository", Quiet())
     server = serve(tmp_path / "repository")

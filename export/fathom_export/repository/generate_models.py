@@ -60,24 +60,17 @@ def write_generate_models(
     prompt = text.encode(_WARMUP_TEXT) or [0]
 
     context = int(spec.limits.get("max_context", min(DEFAULT_CONTEXT, DecoderArchitecture.load(source).max_positions)))
-    if earlier is not None:
-        earlier.link_into(version)
-        graph = EngineSettings.load(earlier.folder).graph
-    else:
-        graph = build_decoder(
-            source,
-            version,
-            dialect=spec.dialect,
-            precision=spec.precision,
-            quantisation=spec.quantisation,
-            max_context=context,
-            kv_cache_dtype=spec.engine_limits(context).kv_cache_dtype,
-            on_progress=on_progress,
-        )
-    speculation = spec.speculation.engine_settings()
-    settings = EngineSettings(graph, spec.engine_limits(context), eos_token_ids(source), speculation)
-    settings.save(version)
+    settings = _write_engine(spec, source, version, context, on_progress, earlier)
     check = check_logits(version, settings, prompt) if earlier is None else dict(earlier.check)
+    if spec.fast_lane is not None:
+        lane = lane_folder(spec, version)
+        lane.mkdir()
+        copy_tokenizer(source, lane)
+        lane_graph = None if earlier is None else replace(earlier, folder=earlier.folder / lane.name)
+        lane_settings = _write_engine(spec.fast_lane, source, lane, context, on_progress, lane_graph)
+        if earlier is None:
+            found = check_logits(lane, lane_settings, prompt)
+            check |= {f"{lane.name}_{name}": value for name, value in found.items()}
 
     config = new_config(engine, FATHOM_BACKEND, protocol.GENERATE_INPUTS, protocol.GENERATE_OUTPUTS)
     config.model_transaction_policy.decoupled = True
@@ -93,6 +86,45 @@ def write_generate_models(
 
     write_config(_ensemble(ensemble, tokenizer, engine), staging / ensemble)
     return check
+
+
+def lane_folder(spec: GenerateSpec, version: Path) -> Path:
+    """Where a spec's fast lane lies: a folder like the version's own, and below it; the version's where it has none."""
+    return version if spec.fast_lane is None else version / spec.fast_lane.precision
+
+
+def _write_engine(
+    spec: GenerateSpec,
+    source: Path,
+    folder: Path,
+    context: int,
+    on_progress: Callable[[int, int], None],
+    earlier: EarlierGraph | None,
+) -> EngineSettings:
+    """The graph of one lane and the engine's settings beside it."""
+    if earlier is not None:
+        earlier.link_into(folder)
+        graph = EngineSettings.load(earlier.folder).graph
+    else:
+        graph = build_decoder(
+            source,
+            folder,
+            dialect=spec.dialect,
+            precision=spec.precision,
+            quantisation=spec.quantisation,
+            max_context=context,
+            kv_cache_dtype=spec.engine_limits(context).kv_cache_dtype,
+            on_progress=on_progress,
+        )
+    settings = EngineSettings(
+        graph,
+        spec.engine_limits(context),
+        eos_token_ids(source),
+        spec.speculation.engine_settings(),
+        "" if spec.fast_lane is None else spec.fast_lane.precision,
+    )
+    settings.save(folder)
+    return settings
 
 
 def check_logits(version: Path, settings: EngineSettings, prompt: list[int]) -> dict[str, float]:
@@ -145,13 +177,14 @@ def _first_logits(runner: Runner, settings: EngineSettings, prompt: list[int]) -
 
 
 def _warmups(prompt: list[int], limits: EngineLimits) -> list[Warmup]:
-    """A short prompt, one that fills a prefill chunk, and the longest, whose later chunks find a past.
+    """A short prompt, one that fills a prefill chunk, and one of two, whose second finds a past.
 
     One request each: Triton 2.51 crashes when it warms a decoupled model up with several at once.
     """
     longest = max(1, limits.max_context - _WARMUP_TOKENS)
     answer = np.array([min(_WARMUP_TOKENS, max(1, limits.max_context - 1))], dtype=np.int32)
-    lengths = sorted({min(length, longest) for length in (len(prompt), limits.prefill_chunk, longest)})
+    chunk = limits.prefill_chunk
+    lengths = sorted({min(length, longest) for length in (len(prompt), chunk, 2 * chunk)})
     return [
         Warmup(
             f"prompt_{length}",

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -12,7 +12,7 @@ from fathom_export.errors import SpecError
 from fathom_export.quantise.table import ENCODER_TARGET, refusal
 from fathom_export.spec.key import Key
 from fathom_export.spec.limits import EncoderLimits
-from fathom_export.spec.profile import Profile, profile_fault
+from fathom_export.spec.profile import PROFILES, Profile, profile_fault, with_profile
 from fathom_export.spec.quality import DecoderQuality, EncoderQuality
 from fathom_export.spec.quantisation import EncoderQuantisation, Quantisation
 from fathom_export.spec.serving import EncoderServing, Serving
@@ -61,7 +61,10 @@ class GenerateSpec:
     quality: Annotated[DecoderQuality, Key("what its quality card must show")] = field(default_factory=DecoderQuality)
     profile: Annotated[
         Profile | None,
-        Key("chooses the precision: latency (int4) for one request at a time, throughput (int8) for many"),
+        Key(
+            "chooses the precision: latency (int4) for one request at a time, throughput (int8) for many, adaptive "
+            "both, by load or as the request says"
+        ),
     ] = None
     task: Literal["generate"] = "generate"
 
@@ -80,6 +83,15 @@ class GenerateSpec:
     def engine_limits(self, max_context: int) -> EngineLimits:
         """All limits, with this context."""
         return EngineLimits(**{**self.limits, "max_context": max_context})  # type: ignore[arg-type]
+
+    @property
+    def fast_lane(self) -> "GenerateSpec | None":
+        """The same model in the precision of its fast lane; None where its profile has none."""
+        profile = None if self.profile is None else PROFILES[self.profile].fast_lane
+        if profile is None:
+            return None
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "precision"}
+        return replace(self, **with_profile({**values, "profile": profile}))
 
 
 @dataclass(frozen=True, slots=True)

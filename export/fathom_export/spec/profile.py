@@ -7,20 +7,25 @@ from typing import Any, Final, Literal
 from fathom_export.errors import SpecError
 from fathom_export.spec.quantisation import Quantisation
 
-Profile = Literal["latency", "throughput"]
+Profile = Literal["latency", "throughput", "adaptive"]
 
 
 @dataclass(frozen=True, slots=True)
 class ProfileForm:
-    """What a profile stands for: a precision and its settings, of the cpu dialect."""
+    """What a profile stands for: a precision and its settings, of the cpu dialect.
+
+    ``fast_lane`` is the profile of the same weights a second time, for requests that run nearly alone.
+    """
 
     precision: str
     block_size: int | None = None
+    fast_lane: "Profile | None" = None
 
 
 PROFILES: Final[Mapping[Profile, ProfileForm]] = {
     "latency": ProfileForm("int4", block_size=128),
     "throughput": ProfileForm("int8"),
+    "adaptive": ProfileForm("int8", fast_lane="latency"),
 }
 
 

@@ -13,7 +13,7 @@ from typing import Final
 from fathom_server.engine.runner.base import CacheGeometry
 
 ROOT: Final = 0
-"""The node before a prompt's first block."""
+"""The node before a prompt's first block; that of lane n is ``ROOT - n``, for lanes share no keys and values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +66,16 @@ class BlockPool:
             blocks.append(block)
         return blocks
 
-    def share(self, token_ids: Sequence[int]) -> SharedPrefix:
-        """Take hold of the longest run of full blocks that holds the beginning of these tokens.
+    def share(self, token_ids: Sequence[int], root: int = ROOT) -> SharedPrefix:
+        """Take hold of the longest run of full blocks behind ``root`` that holds the beginning of these tokens.
 
         At least one token is left to compute, since somebody wants its logits.
         """
         size = self.geometry.block_tokens
-        shared = SharedPrefix([], ROOT)
+        shared = SharedPrefix([], root)
         if not self.geometry.shareable:
             return shared
-        node = ROOT
+        node = root
         for begin in range(0, (len(token_ids) - 1) // size * size, size):
             block = self._by_content.get((node, tuple(token_ids[begin : begin + size])))
             if block is None:

@@ -12,11 +12,12 @@ from typing import Final
 
 from fathom_server.engine.answer_text import AnswerText
 from fathom_server.engine.best_of import AnswerSelection
-from fathom_server.engine.block_pool import BlockPool
+from fathom_server.engine.block_pool import ROOT, BlockPool
 from fathom_server.engine.grammar import GrammarCompiler
+from fathom_server.engine.lanes import MAIN, Lanes
 from fathom_server.engine.metrics import EngineMetrics
 from fathom_server.engine.request import NO_DEADLINE, AnswerSink, Piece, Request
-from fathom_server.engine.runner.base import Runner, StepRow
+from fathom_server.engine.runner.base import LanedRunner, Runner, StepRow
 from fathom_server.engine.sampler import SequenceSampler
 from fathom_server.engine.sampling_parameters import SamplingParameters
 from fathom_server.engine.scheduler import Scheduler
@@ -70,7 +71,8 @@ class Engine:
         self._detokenizers = DetokenizerFactory(tokenizer.tokenizer)
         self._grammars = GrammarCompiler(tokenizer, self._vocabulary, self._eos_token_ids)
         self._pool = BlockPool(runner.geometry)
-        self.metrics = EngineMetrics()
+        self._lanes = Lanes(runner.lanes if isinstance(runner, LanedRunner) else (settings.graph.precision,))
+        self.metrics = EngineMetrics(by_precision=dict.fromkeys(self._lanes.names, 0))
         self._scheduler = Scheduler(
             self._pool, settings.limits.max_batch, settings.limits.prefill_chunk, self._new_sequences
         )
@@ -90,9 +92,10 @@ class Engine:
         geometry = self._runner.geometry
         chunk = min(self._limits.prefill_chunk, self._limits.max_context - 1)
         prompt_blocks = list(range(self._pool.blocks_for(chunk)))
-        self._runner.step([StepRow(prompt_blocks, 0, [0] * chunk, 1)])
-        for batch in {1, min(self._limits.max_batch, geometry.blocks)}:
-            self._runner.step([StepRow([block], 0, [0], 1) for block in range(batch)])
+        for lane in range(len(self._lanes.names)):
+            self._runner.step([StepRow(prompt_blocks, 0, [0] * chunk, 1, lane)])
+            for batch in {1, min(self._limits.max_batch, geometry.blocks)}:
+                self._runner.step([StepRow([block], 0, [0], 1, lane) for block in range(batch)])
         self._thread.start()
 
     def stop(self) -> None:
@@ -124,16 +127,21 @@ class Engine:
         queue_timeout_s: float | None = None,
         priority: int = 0,
         client: str = "",
+        precision: str | None = None,
         bad_word_ids: Ids[Ids[int]] = (),
     ) -> Request:
         """Queue a request; its answers go to ``sink``.
 
         ``timeout_s`` and ``queue_timeout_s`` (until it is admitted) count from now. A lower ``priority`` goes first;
-        within one, clients take turns by the tokens that they were given. ``bad_word_ids`` are the bad words' tokens. A
-        grammar is compiled before this returns. Raises InvalidRequestError for what the model
-        cannot take, QueueFullError when ``max_queue`` requests wait, and ShuttingDownError after ``stop``.
+        within one, clients take turns by the tokens that they were given. ``precision`` names the lane that is to
+        answer, where there are two. ``bad_word_ids`` are the bad words' tokens. A grammar is compiled before this
+        returns.
+
+        Raises InvalidRequestError for what the model cannot take, QueueFullError when ``max_queue`` requests wait, and
+        ShuttingDownError after ``stop``.
         """
         max_tokens = self._checked_max_tokens(prompt_ids, sampling)
+        lane = self._lanes.pinned(precision)
         grammar = None if sampling.structured_outputs is None else self._grammars.compile(sampling.structured_outputs)
         now = time.monotonic()
         queue_timeout_s = self._limits.queue_timeout_s if queue_timeout_s is None else queue_timeout_s
@@ -147,6 +155,7 @@ class Engine:
             queue_deadline=now + queue_timeout_s if queue_timeout_s else NO_DEADLINE,
             priority=priority,
             client=client,
+            lane=lane,
             bad_word_ids=bad_word_ids,
             grammar=grammar,
             created=now,
@@ -248,6 +257,7 @@ class Engine:
     def _step(self) -> None:
         step = PlannedStep([])
         try:
+            self._gather_lanes()
             step = self._stepper.plan()
             if not step.rows:
                 return
@@ -260,6 +270,14 @@ class Engine:
         else:
             for one in progress:
                 self._give(one)
+
+    def _gather_lanes(self) -> None:
+        """Have those whose answer has not begun follow the load to the main lane: a burst does not arrive at once."""
+        if not self._lanes.is_crowded(len(self._scheduler.running) + len(self._scheduler.waiting)):
+            return
+        for sequence in self._scheduler.running:
+            if sequence.lane != MAIN and sequence.request.lane is None and not sequence.request.has_begun:
+                self._scheduler.change_lane(sequence, MAIN)
 
     def _note_admissions(self, step: PlannedStep) -> None:
         now = time.monotonic()
@@ -317,6 +335,7 @@ class Engine:
 
     def _note_first_token(self, request: Request) -> None:
         request.first_token = now = time.monotonic()
+        self.metrics.by_precision[self._lanes.names[request.sequences[0].lane]] += 1
         self.metrics.time_to_first_token.observe(now - request.created)
         self.metrics.prefill.observe(now - (request.admitted or request.created))
 
@@ -356,10 +375,16 @@ class Engine:
 
     def _new_sequences(self, request: Request) -> list[Sequence]:
         sampling = request.sampling
+        lane = request.lane
+        if lane is None:
+            running = [one.lane for one in (*self._scheduler.running, *self._scheduler.resumable)]
+            lane = self._lanes.choose(running, len(self._scheduler.waiting))
         return [
             Sequence(
                 request=request,
                 index=index,
+                lane=lane,
+                node=ROOT - lane,
                 token_ids=list(request.prompt_ids),
                 sampler=SequenceSampler(
                     sampling,

@@ -34,7 +34,8 @@ class EngineMetrics:
 
     ``inter_token`` is AIPerf's inter-token latency: time from the first to the last token of an answer over the tokens
     between. ``prefix_queries`` and ``prefix_hits`` count prompt tokens that were looked for in the cache and found.
-    ``steps`` are by kind: "prefill", "decode", or "mixed" of both.
+    ``steps`` are by kind: "prefill", "decode", or "mixed" of both; ``by_precision`` counts requests whose answers have
+    begun, by the weights that compute them.
     """
 
     prompt_tokens: int = 0
@@ -45,6 +46,7 @@ class EngineMetrics:
     draft_tokens: int = 0
     accepted_tokens: int = 0
     ends: dict[str, int] = field(default_factory=dict)
+    by_precision: dict[str, int] = field(default_factory=dict)
     time_to_first_token: Histogram = field(default_factory=Histogram)
     inter_token: Histogram = field(default_factory=Histogram)
     queue: Histogram = field(default_factory=Histogram)

@@ -58,7 +58,8 @@ class Request:
     """One prompt; owned by the engine's thread once submitted.
 
     While it waits it is little more than its prompt, int32 ``prompt_ids``; ``sequences`` are made when it is admitted.
-    A lower ``priority`` goes first. ``client`` names whom it belongs to, for fairness. ``deadline`` and
+    A lower ``priority`` goes first. ``client`` names whom it belongs to, for fairness. ``lane`` is the one that it asks
+    for, if any. ``deadline`` and
     ``queue_deadline`` (by which it must have been admitted) are ``time.monotonic()`` instants in seconds.
     """
 
@@ -71,6 +72,7 @@ class Request:
     queue_deadline: float = NO_DEADLINE
     priority: int = 0
     client: str = ""
+    lane: int | None = None
     bad_word_ids: Ids[Ids[int]] = ()
     arrival: int = 0
     grammar: "Grammar | None" = None
@@ -89,6 +91,11 @@ class Request:
     def generated_tokens(self) -> int:
         """Tokens of all its answers so far."""
         return sum(sequence.generated for sequence in self.sequences)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether any of its answers has a token."""
+        return any(sequence.generated for sequence in self.sequences)
 
     def late_reason(self, now: float) -> str | None:
         """What it missed, if it is too late for it."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from fathom_server.engine.block_pool import ROOT, BlockPool
+from fathom_server.engine.block_pool import BlockPool
 from fathom_server.engine.request import Request
 from fathom_server.engine.sequence import Sequence
 from fathom_server.engine.waiting_queue import WaitingQueue
@@ -155,21 +155,30 @@ class Scheduler:
             return needed <= self.pool.available
         if needed + len(self.running) <= self.pool.available:  # a block more for each that runs
             return True
-        shared = self.pool.share(candidate.token_ids)
+        shared = self.pool.share(candidate.token_ids, candidate.root)
         fits = needed - len(shared.blocks) + len(self.running) <= self.pool.available
         self.pool.release(shared.blocks)
         return fits or (not self.running and needed <= self.pool.available)
 
+    def change_lane(self, sequence: Sequence, lane: int) -> None:
+        """Have a running sequence that has no answer yet computed by other weights, from its first token on."""
+        sequence.lane = lane
+        self._free(sequence)
+        self._begin(sequence)
+
     def _start(self, sequence: Sequence) -> None:
+        self._begin(sequence)
+        self.running.append(sequence)
+
+    def _begin(self, sequence: Sequence) -> None:
         if not sequence.wants_prompt_choices:
-            shared = self.pool.share(sequence.token_ids)
+            shared = self.pool.share(sequence.token_ids, sequence.root)
             sequence.blocks, sequence.node = shared.blocks, shared.node
             sequence.kept = len(shared.blocks)
             sequence.computed = sequence.kept * self.pool.geometry.block_tokens if shared.blocks else 0
             if len(sequence.token_ids) == sequence.prompt_tokens:
                 sequence.cached = sequence.computed
         self._grow(sequence, len(sequence.token_ids) + 1)
-        self.running.append(sequence)
 
     def _make_room(self, sequence: Sequence) -> None:
         """A block for the next token, taken from those of lower rank if need be; the lowest of all is preempted."""
@@ -208,4 +217,4 @@ class Scheduler:
         sequence.blocks = []
         sequence.drafts = []
         sequence.computed = sequence.kept = 0
-        sequence.node = ROOT
+        sequence.node = sequence.root

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from fathom_server.engine.answer_text import AnswerText
 from fathom_server.engine.block_pool import ROOT
+from fathom_server.engine.lanes import MAIN
 from fathom_server.engine.request import Request
 from fathom_server.engine.sampler import Choice, SequenceSampler
 from fathom_server.engine.sampling_parameters import SamplingParameters
@@ -18,7 +19,7 @@ class Sequence:
     """Prompt and answer as one growing list, of which the first ``computed`` tokens stand in the cache.
 
     ``blocks`` hold them in order; the first ``kept`` of the blocks are known to the pool by content, the last of those
-    as ``node``. ``drafts`` are the tokens to be tried in the step that runs.
+    as ``node``. ``lane`` says whose weights compute it. ``drafts`` are the tokens to be tried in the step that runs.
     """
 
     request: Request
@@ -32,6 +33,7 @@ class Sequence:
     blocks: list[int] = field(default_factory=list)
     kept: int = 0
     node: int = ROOT
+    lane: int = MAIN
     drafts: list[int] = field(default_factory=list)
     prompt_choices: list[Choice] = field(default_factory=list)
     cumulative_logprob: float = 0.0
@@ -41,6 +43,11 @@ class Sequence:
     def id(self) -> tuple[int, int]:
         """Unique among all that the engine has ever run."""
         return self.request.arrival, self.index
+
+    @property
+    def root(self) -> int:
+        """The node before its first block."""
+        return ROOT - self.lane
 
     @property
     def sampling(self) -> SamplingParameters:

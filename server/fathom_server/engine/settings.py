@@ -160,12 +160,17 @@ class SpeculationSettings:
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """Everything in ``engine.json``."""
+    """Everything in ``engine.json``.
+
+    ``fast_lane`` is the precision of a second graph of the same weights, in the folder of that name below this one,
+    with an ``engine.json`` of its own; empty where there is one graph.
+    """
 
     graph: GraphDescription
     limits: EngineLimits = field(default_factory=EngineLimits)
     eos_token_ids: tuple[int, ...] = ()
     speculation: SpeculationSettings = field(default_factory=SpeculationSettings)
+    fast_lane: str = ""
 
     def __post_init__(self) -> None:
         if self.limits.max_context > self.graph.max_context:
@@ -189,6 +194,7 @@ class EngineSettings:
                 limits=EngineLimits(**raw["limits"]),
                 eos_token_ids=tuple(raw["eos_token_ids"]),
                 speculation=SpeculationSettings(**raw.get("speculation", {})),
+                fast_lane=str(raw.get("fast_lane", "")),
             )
         except FileNotFoundError as error:
             raise SettingsError(f"{path} is missing; export the model again with fathom-export") from error

@@ -125,7 +125,7 @@ class Stepper:
         logits = 1 + len(sequence.drafts) if row.samples else 0
         if sequence.wants_prompt_choices:
             logits = row.tokens
-        return StepRow(sequence.blocks, begin, token_ids + sequence.drafts, logits)
+        return StepRow(sequence.blocks, begin, token_ids + sequence.drafts, logits, sequence.lane)
 
     def _collect_prompt_choices(self, row: ScheduledRow, logits: npt.NDArray[np.float32]) -> None:
         """Log-probabilities of the prompt's tokens but the first, from the logits of the token before each."""

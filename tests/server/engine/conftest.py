@@ -77,6 +77,7 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {
         "cpu fp32": _export(tmp_path_factory.mktemp("cpu-fp32"), "cpu", "fp32", 2048),
         "cpu int8": _export(tmp_path_factory.mktemp("cpu-int8"), "cpu", "int8", 2048),
+        "cpu int4": _export(tmp_path_factory.mktemp("cpu-int4"), "cpu", "int4", 2048),
         "portable fp32": _export(tmp_path_factory.mktemp("portable-fp32"), "portable", "fp32", 512),
     }
 

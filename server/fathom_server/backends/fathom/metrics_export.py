@@ -97,6 +97,8 @@ def _counters(metrics: EngineMetrics) -> Iterator[tuple[Series, float]]:
         yield (name, ()), value
     for reason, count in tuple(metrics.ends.items()):
         yield (names.REQUEST_ENDS, ((names.FINISHED_REASON, reason),)), count
+    for precision, count in tuple(metrics.by_precision.items()):
+        yield (names.REQUESTS_BY_PRECISION, ((names.PRECISION, precision),)), count
     for name, histogram in (
         (names.TIME_TO_FIRST_TOKEN, metrics.time_to_first_token),
         (names.INTER_TOKEN_LATENCY, metrics.inter_token),

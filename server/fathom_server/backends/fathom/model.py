@@ -6,7 +6,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from fathom_client import protocol
 from fathom_server.backends.fathom.cancellation import CancellationWatch, WatchedRequest
@@ -37,7 +37,19 @@ class RequestOrigin:
 
     request_id: str
     client: str
+    precision: str | None
     timeout_us: int
+
+    @classmethod
+    def of(cls, request: Any, parameters: dict[str, Any]) -> Self:
+        """Read it from Triton's request and its parameters."""
+        precision = parameters.get(protocol.PRECISION_PARAMETER)
+        return cls(
+            request.request_id(),
+            str(parameters.get(protocol.CLIENT_PARAMETER, "")),
+            None if precision is None else str(precision),
+            request.timeout(),
+        )
 
 
 class TritonPythonModel:
@@ -67,12 +79,10 @@ class TritonPythonModel:
             transport = TritonTransport(request)
             try:
                 parameters = json.loads(request.parameters() or "{}")
-                refuse_unknown_parameters(parameters, known=(protocol.CLIENT_PARAMETER,))
+                refuse_unknown_parameters(parameters, known=(protocol.CLIENT_PARAMETER, protocol.PRECISION_PARAMETER))
                 tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
                 call = read_generate_request(tensors, self._tokenizer)
-                origin = RequestOrigin(
-                    request.request_id(), str(parameters.get(protocol.CLIENT_PARAMETER, "")), request.timeout()
-                )
+                origin = RequestOrigin.of(request, parameters)
             except Exception as error:
                 _fail(transport, request.request_id(), error)
                 continue
@@ -113,6 +123,7 @@ class TritonPythonModel:
                 origin.timeout_us / _MICROSECONDS if origin.timeout_us > 0 else None,
                 priority=call.priority,
                 client=origin.client,
+                precision=origin.precision,
                 bad_word_ids=call.bad_word_ids,
             )
             self._watch.add(watched)

@@ -26,13 +26,15 @@ class StepRow:
 
     ``blocks`` are where its keys and values lie, in order, enough for ``past`` tokens and the new ones. ``past``
     counts the tokens that are in the cache already. ``token_ids`` are the new tokens, computed now at the positions
-    ``past`` …; ``logits`` says of how many of the last of them logits are wanted, 0 … n.
+    ``past`` …; ``logits`` says of how many of the last of them logits are wanted, 0 … n. ``lane`` is whose weights they
+    are for, where a runner has several.
     """
 
     blocks: Sequence[int]
     past: int
     token_ids: Sequence[int]
     logits: int
+    lane: int = 0
 
 
 class Runner(Protocol):
@@ -53,6 +55,16 @@ class Runner(Protocol):
         Returns logits, float32 [sum of the rows' ``logits``, vocabulary], in the rows' order and within a row in the
         tokens'; they hold until the next step.
         """
+        ...
+
+
+@runtime_checkable
+class LanedRunner(Runner, Protocol):
+    """A runner that has the weights in several precisions (``engine/lanes.py``)."""
+
+    @property
+    def lanes(self) -> tuple[str, ...]:
+        """The precisions, in the order of ``StepRow.lane``."""
         ...
 
 

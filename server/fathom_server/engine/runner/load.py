@@ -1,13 +1,18 @@
 """Which runner a version's folder asks for."""
 
+import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from fathom_server.engine.plan_passport import PLAN_FILE
 from fathom_server.engine.runner.base import Runner
 from fathom_server.engine.settings import GRAPH_FILE, NATIVE_GRAPH_FILE, EngineSettings
 from fathom_server.native.library import library_path
 from fathom_server.processor import has_avx2
+
+logger: Final = logging.getLogger("fathom.engine")
 
 
 def load_runner(folder: Path, settings: EngineSettings, session_entries: Mapping[str, str] | None = None) -> Runner:
@@ -24,9 +29,15 @@ def load_runner(folder: Path, settings: EngineSettings, session_entries: Mapping
 
         return CudaOnnxRunner(folder, settings, session_entries)
     if not has_plan and served_graph(folder) == NATIVE_GRAPH_FILE:
-        from fathom_server.engine.runner.native import NativeRunner
-
-        return NativeRunner(folder, settings, session_entries)
+        return _native_runner(folder, settings, session_entries)
+    if settings.fast_lane:
+        logger.warning(
+            "%s has a lane in %s, which needs Fathom's operators; they are not built here or turned off, so %s answers "
+            "alone",
+            folder,
+            settings.fast_lane,
+            settings.graph.precision,
+        )
     from fathom_server.engine.runner.slots import SlotRunnerAdapter
 
     if has_plan:
@@ -36,6 +47,20 @@ def load_runner(folder: Path, settings: EngineSettings, session_entries: Mapping
     from fathom_server.engine.runner.onnx import OnnxRunner
 
     return SlotRunnerAdapter(OnnxRunner(folder, settings, session_entries), settings)
+
+
+def _native_runner(folder: Path, settings: EngineSettings, session_entries: Mapping[str, str] | None) -> Runner:
+    """The native graph's runner, with its fast lane if it has one: two sets of weights over one cache."""
+    from fathom_server.engine.runner.lanes import LaneRunner
+    from fathom_server.engine.runner.native import NativeRunner
+
+    main = NativeRunner(folder, settings, session_entries)
+    if not settings.fast_lane:
+        return main
+    fast_folder = folder / settings.fast_lane
+    graph = EngineSettings.load(fast_folder).graph
+    fast = NativeRunner(fast_folder, replace(settings, graph=graph), session_entries, main.cache)
+    return LaneRunner((main, fast), (settings.graph.precision, graph.precision))
 
 
 def served_graph(folder: Path) -> str:

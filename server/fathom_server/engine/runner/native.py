@@ -25,11 +25,16 @@ class NativeRunner:
     """Runs ``model.native.onnx`` of one version's folder; raises SettingsError where it cannot be loaded.
 
     What a step reads and writes lies in memory that is kept, so a step binds nothing that one of its shape has bound
-    before. ``session_entries`` are further session options of ONNX Runtime by name.
+    before. ``session_entries`` are further session options of ONNX Runtime by name; ``cache`` is that of another runner
+    of the same model and limits, to be shared.
     """
 
     def __init__(
-        self, folder: Path, settings: EngineSettings, session_entries: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        settings: EngineSettings,
+        session_entries: Mapping[str, str] | None = None,
+        cache: PagedCache | None = None,
     ) -> None:
         graph, limits = settings.graph, settings.limits
         path = folder / names.NATIVE_GRAPH_FILE
@@ -38,7 +43,7 @@ class NativeRunner:
         block_tokens = _block_tokens(self._session, path, limits.kv_cache_dtype)
         blocks_each = -(-limits.max_context // block_tokens)
         blocks = -(-limits.kv_cache_tokens // block_tokens) or limits.max_batch * blocks_each
-        self.cache = PagedCache(graph, blocks, block_tokens, limits.kv_cache_dtype)
+        self.cache = cache or PagedCache(graph, blocks, block_tokens, limits.kv_cache_dtype)
         self._geometry = CacheGeometry(blocks, block_tokens, shareable=True)
         self._bindings: dict[tuple[int, int, int, int], Any] = {}
         tokens = limits.prefill_chunk + limits.max_batch

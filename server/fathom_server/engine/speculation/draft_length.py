@@ -25,6 +25,8 @@ _REFRESH_STEPS: Final = 48
 _FIRST_PATIENCE: Final = 8
 _LONGEST_PATIENCE: Final = 512
 _REST_STEPS: Final = 8
+_ASKING_SHARE: Final = 0.02
+"""Share of the steps' time that may go into asking a guesser which does not pay."""
 _TRIAL_GUESSES: Final = 2
 _SURPRISE: Final = 0.8
 _NEVER: Final = 1 << 30
@@ -123,6 +125,7 @@ class DraftLengths:
         self._since_drafts = 0
         self._patience = _FIRST_PATIENCE
         self._rests_from = _NEVER
+        self._debt = 0.0
 
     def choose(
         self, survivals: Sequence[Sequence[float]], pass_seconds: Callable[[int, int], float] | None = None
@@ -135,14 +138,22 @@ class DraftLengths:
     def is_resting(self, sequences: int) -> bool:
         """Whether nothing would be tried for so many sequences now, known without looking at any guess; counts a step.
 
-        Where guesses did not pay they are left alone until it is time to try some, unless there is less load.
+        Where guesses did not pay they are left alone until it is time to try some, unless there is less load; and until
+        steps have taken so long that what was last spent on asking is a small share.
         """
         due = self._since_drafts + 1
-        if self._learns_unasked or sequences < self._rests_from or due >= self._patience or due % _REST_STEPS == 0:
+        if self._learns_unasked or sequences < self._rests_from:
+            return False
+        if self._debt <= 0.0 and (due >= self._patience or due % _REST_STEPS == 0):
             return False
         self._since_drafts += 1
         self.plan(sequences, 0)
         return True
+
+    def charge(self, seconds: float) -> None:
+        """Say what asking the guesser took; it counts where that did not pay."""
+        if self._rests_from != _NEVER:
+            self._debt += seconds
 
     def plan(self, sequences: int, drafts: int) -> None:
         """Say what the next step is made of, where it is not what ``choose`` said."""
@@ -150,6 +161,7 @@ class DraftLengths:
 
     def observe_step(self, rows_tokens: int, seconds: float) -> None:
         """Learn from a step, if it was made of what was planned and nothing else."""
+        self._debt = max(0.0, self._debt - _ASKING_SHARE * seconds)
         (sequences, drafts), self._planned = self._planned, (0, 0)
         if not sequences or rows_tokens != sequences + drafts:
             return

@@ -102,7 +102,9 @@ class DraftModelSpeculator:
             self.close()
             return [[] for _ in sequences]
         finally:
-            self._seconds += time.perf_counter() - begin
+            seconds = time.perf_counter() - begin
+            self._seconds += seconds
+            self._lengths.charge(seconds)
 
     def observe(self, sequence: DraftableSequence, proposed: int, accepted: int) -> None:
         """See ``Speculator.observe``."""
