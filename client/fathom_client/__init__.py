@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Rerank,
         ServerMetadata,
         TensorMetadata,
+        Tokenization,
         TokenLogprob,
     )
     from fathom_client._statistics import ModelStatistics
