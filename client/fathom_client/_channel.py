@@ -87,6 +87,7 @@ class ChannelSettings:
             options += [
                 ("grpc.keepalive_time_ms", round(self.keepalive.interval_s * 1000)),
                 ("grpc.keepalive_timeout_ms", round(self.keepalive.timeout_s * 1000)),
+                ("grpc.http2.ping_timeout_ms", round(self.keepalive.timeout_s * 1000)),  # else a minute, whatever comes
                 ("grpc.keepalive_permit_without_calls", int(self.keepalive.while_idle)),
                 ("grpc.http2.max_pings_without_data", 0),
             ]

@@ -1,7 +1,7 @@
 """Lists whose items may fail one by one: an outcome an item, its result or its error, in the items' order."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 from tritonclient.grpc import service_pb2
 
@@ -12,7 +12,7 @@ from fathom_client._results import Classification, Embeddings
 from fathom_client.errors import FathomError, InvalidArgumentError, InvalidRequestError
 
 Result = TypeVar("Result", Embeddings, Classification)
-BatchOutcome = service_pb2.ModelInferResponse | FathomError
+BatchOutcome: TypeAlias = "service_pb2.ModelInferResponse | FathomError"
 
 CONCURRENCY = 16
 """So many of a list's requests run at once unless the caller says otherwise."""

@@ -28,7 +28,7 @@ class Status(grpc.RpcError):
         """Its message."""
         return self._details
 
-    def trailing_metadata(self) -> tuple[tuple[str, str], ...]:
+    def trailing_metadata(self) -> Any:
         """None comes."""
         return ()
 

@@ -149,12 +149,7 @@ class ScriptedTokenizer(ScriptedModel):
             text = self._decode(received.inputs[protocol.OUTPUT_IDS])
             _add(response, protocol.TEXT_OUTPUT, np.array([text], dtype=np.object_))
             return response
-        text = received.text
-        if text is None:
-            messages = received.messages
-            turns = messages["messages"] if isinstance(messages, dict) else messages
-            text = "\n".join(turn["content"] for turn in turns)
-        ids = list(self._encode(text))
+        ids = list(self._encode(_conversation(received.messages) if received.text is None else received.text))
         _add(response, protocol.INPUT_IDS, np.array(ids, dtype="<i4"))
         _add(response, protocol.NUM_INPUT_TOKENS, np.array([len(ids)], dtype="<u4"))
         return response
@@ -203,6 +198,11 @@ class ScriptedClassifier(ScriptedModel):
         scores = np.array([self._scores_of(text) for text in texts], dtype="<f4")
         labels = np.array([list(self._labels)] * len(texts), dtype=np.object_)
         return _rows(request, texts, {protocol.SCORES: scores, protocol.LABELS: labels})
+
+
+def _conversation(messages: Any) -> str:
+    turns = messages["messages"] if isinstance(messages, dict) else messages
+    return "\n".join(turn["content"] for turn in turns)
 
 
 def _chunks(reply: Reply, received: ReceivedRequest) -> tuple[list[str | FathomError], str]:

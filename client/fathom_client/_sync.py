@@ -1,5 +1,6 @@
 """The client for threads and greenlets."""
 
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -257,13 +258,13 @@ class Client(ServerControl):
     ) -> list[Generation | FathomError]:
         prompts = check_list(name, items, concurrency)
         running: set[GenerationStream] = set()
-        is_left = False
+        left = threading.Event()
 
         def answer(index: int) -> Generation | FathomError:
             try:
                 stream = self._generate(model, prompt_of(prompts[index], options), False, item_options(options, index))
                 running.add(stream)
-                if is_left:
+                if left.is_set():
                     stream.close()
                 try:
                     return stream.result()
@@ -276,7 +277,7 @@ class Client(ServerControl):
         try:
             return list(pool.map(answer, range(len(prompts))))
         finally:
-            is_left = True
+            left.set()
             pool.shutdown(wait=False, cancel_futures=True)
             for stream in list(running):  # left early, by Ctrl-C for one
                 stream.close()
