@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
-from fathom_client._commands import chat, completion, encoders, exit_status, generate, server
+from fathom_client._commands import chat, completion, encoders, exit_status, generate, server, tokenize
 from fathom_client._commands.connection import add_connection
 from fathom_client.errors import FathomError
 
@@ -57,7 +57,10 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add(commands)
     chat.add(commands)
     encoders.add(commands)
+    tokenize.add(commands)
     server.add(commands)
+    for command in commands.choices.values():
+        add_connection(command, is_inherited=True)  # the flags may stand before or after the command
     completion.add(commands, parser)
     return parser
 

@@ -1,4 +1,4 @@
-"""A ``fathom-client`` in a pseudo-terminal."""
+"""A command in a pseudo-terminal."""
 
 import os
 import pty
@@ -13,17 +13,17 @@ PATIENCE_S = 20.0
 
 
 class Terminal:
-    """A ``fathom-client`` in a pseudo-terminal, typed into and read from; ``history`` is where its lines are kept."""
+    """A command in a pseudo-terminal, typed into and read from; ``variables`` are added to its environment."""
 
-    def __init__(self, history: Path | str, *arguments: str) -> None:
+    def __init__(self, *command: str, **variables: str) -> None:
         self._screen, terminal = pty.openpty()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "fathom_client.cli", *arguments],
+            command,
             stdin=terminal,
             stdout=terminal,
             stderr=terminal,
             start_new_session=True,
-            env=os.environ | {"TERM": "dumb", "FATHOM_HISTORY": str(history)},
+            env=os.environ | {"TERM": "dumb"} | variables,
             preexec_fn=_take_terminal,  # the child has one thread; Ctrl-C needs a controlling terminal
         )
         os.close(terminal)
@@ -53,6 +53,11 @@ class Terminal:
             self.process.kill()
         self.process.wait()
         os.close(self._screen)
+
+
+def fathom_client(*arguments: str, history: Path | str = "") -> Terminal:
+    """``fathom-client`` in a terminal; ``history`` is where the lines of ``chat`` are kept."""
+    return Terminal(sys.executable, "-m", "fathom_client.cli", *arguments, FATHOM_HISTORY=str(history))
 
 
 def _take_terminal() -> None:

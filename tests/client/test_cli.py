@@ -12,12 +12,12 @@ import pytest
 
 from fathom_client import Client
 
+from .terminal import PATIENCE_S, fathom_client
 from .texts import every_plane
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 Ordered = Callable[..., str]
 Seen = Callable[[str], str]
-PATIENCE_S = 20.0
 
 
 def test_generate_prints_the_answer(cli: Cli) -> None:
@@ -100,15 +100,6 @@ def test_embed_prints_json_lines(cli: Cli, client: Client) -> None:
     assert [line["text"] for line in lines] == texts
     assert [line["embedding"] for line in lines] == client.embed("minilm", texts).vectors.tolist()
     assert [line["num_input_tokens"] for line in lines] == list(map(len, texts))
-
-
-def test_status_and_models(cli: Cli) -> None:
-    """``status`` says what the server is and exits 0 when it is ready; ``models`` lists them."""
-    done = cli("status")
-    assert done.returncode == 0
-    listed = "".join(rf"{model} +1  READY\n" for model in ("chat", "minilm", "moods", "reranker"))
-    assert re.fullmatch(rf"triton [\d.]+ at \S+ is ready\n{listed}", done.stdout)
-    assert re.fullmatch(listed, cli("models").stdout)
 
 
 USER_FAULTS = [
@@ -200,9 +191,28 @@ def test_help_needs_nothing_heavy() -> None:
         "except SystemExit as end:\n    assert end.code == 0\n"
         "assert not {'grpc', 'numpy', 'tritonclient'} & set(sys.modules)"
     )
-    commands = ["generate", "chat", "embed", "rerank", "classify", "status", "models", "completion"]
+    commands = ["generate", "chat", "embed", "rerank", "classify", "tokenize"]
+    commands += ["status", "models", "wait", "load", "unload", "completion"]
     for command in ([], *([name] for name in commands)):
         done = subprocess.run([sys.executable, "-c", code, *command, "--help"], capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")
         assert "usage: fathom-client" in done.stdout
         assert not command or f"examples:\n  fathom-client {command[0]}" in done.stdout or command == ["completion"]
+
+
+def test_terminal_shows_answers_for_people(url: str) -> None:
+    """In a terminal vectors, scores and labels are short lines, and an answer cannot send the terminal commands."""
+    shown = {
+        ("embed", "one two"): r"one two  \[0\.\d{4}, (-?\d\.\d{4}, ){2}-?\d\.\d{4}, …\] \(\d+ dimensions\)\r\n",
+        ("classify", "--model", "moods", "++-\x1bx"): r"glad  0\.400  \+\+-\\x1bx\r\n",
+        ("rerank", "--model", "reranker", "red blue", "x", "blue\nred"): r"1\.000  blue red\r\n0\.000  x\r\n",
+        ("generate", "a\x1b]0;title\x07b\tc"): r"a\\x1b\]0;title\\x07b\tc\r\n",
+        ("generate", "a\x9bb", "-n", "2", "--temperature", "1"): r"\[1\] a\\x9bb\r\n\[2\] 1:a\\x9bb\r\n",
+    }
+    for arguments, pattern in shown.items():
+        terminal = fathom_client("--url", url, *arguments)
+        try:
+            terminal.expect(pattern)
+            assert terminal.process.wait(PATIENCE_S) == 0
+        finally:
+            terminal.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .terminal import PATIENCE_S, Terminal
+from .terminal import PATIENCE_S, Terminal, fathom_client
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 Ordered = Callable[..., str]
@@ -20,7 +20,7 @@ def open_chat(url: str, tmp_path: Path) -> Iterator[Callable[[], Terminal]]:
     opened: list[Terminal] = []
 
     def start() -> Terminal:
-        opened.append(Terminal(tmp_path / "state" / "history", "--url", url, "chat"))
+        opened.append(fathom_client("--url", url, "chat", history=tmp_path / "state" / "history"))
         opened[-1].expect("Ctrl-C stops an answer.*\n")
         opened[-1].expect("> ")
         return opened[-1]
@@ -136,7 +136,7 @@ def test_interactive_chat(chat: Terminal) -> None:
 
 def test_answer_that_is_cut_says_so(url: str) -> None:
     """An answer that ends at its limit of tokens is followed by a remark."""
-    terminal = Terminal("", "--url", url, "chat", "--max-tokens", "5")
+    terminal = fathom_client("--url", url, "chat", "--max-tokens", "5")
     try:
         terminal.expect("> ")
         terminal.type("hello world\n")
@@ -163,7 +163,7 @@ def test_lines_can_be_called_back(open_chat: Callable[[], Terminal], tmp_path: P
 def test_history_that_cannot_be_kept_is_said(url: str, tmp_path: Path) -> None:
     """A session whose history has no place goes on, and says so at its end."""
     (tmp_path / "file").write_text("")
-    terminal = Terminal(tmp_path / "file" / "history", "--url", url, "chat")
+    terminal = fathom_client("--url", url, "chat", history=tmp_path / "file" / "history")
     try:
         terminal.expect("> ")
         terminal.type("hello\n")

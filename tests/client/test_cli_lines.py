@@ -196,15 +196,13 @@ def test_contradicting_flags_are_a_users_fault(cli: Cli, arguments: list[str], m
     assert done.stderr.startswith(message)
 
 
-@pytest.mark.parametrize("redirection", ["< .", "<&-"])
-def test_input_that_cannot_be_read_is_a_users_fault(url: str, redirection: str) -> None:
-    """A folder or a closed descriptor as standard input is said in a line."""
+def test_input_that_cannot_be_read_is_a_users_fault(url: str) -> None:
+    """A closed descriptor as standard input is said in a line."""
     for command in ("generate --jsonl", "embed -", "generate -", "chat"):
-        script = f"exec {sys.executable} -m fathom_client.cli --url {url} {command} {redirection}"
+        script = f"exec {sys.executable} -m fathom_client.cli --url {url} {command} <&-"
         done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
-        assert (done.stdout, done.returncode) == ("", 2)
-        assert done.stderr.startswith("error: standard input cannot be read: ")
-        assert done.stderr.count("\n") == 1
+        message = "error: standard input is closed; give it something to read\n"
+        assert (done.stdout, done.stderr, done.returncode) == ("", message, 2)
 
 
 @pytest.mark.parametrize("arguments", [["generate", "--jsonl"], ["embed", "-"], ["chat"]], ids=" ".join)

@@ -61,7 +61,7 @@ def answer_messages(
 ) -> dict[str, Any]:
     """The answer to a line of ``--jsonl``; the line's options go before the flags."""
     messages = line.pop("messages")
-    if options.system is not None and isinstance(messages, list):
+    if options.system is not None and isinstance(messages, list) and messages:
         messages = [{"role": "system", "content": options.system}, *messages]
     return asdict(client.chat(line.pop("model", options.model), messages, **line_options(sampling, line)))
 

@@ -3,8 +3,6 @@
 import argparse
 from collections.abc import Callable
 
-from fathom_client._commands.connection import add_connection
-
 Run = Callable[[argparse.Namespace], int]
 """Runs a command, returns its exit status; raises FathomError."""
 
@@ -16,7 +14,7 @@ def add_command(
     help_: str,
     *examples: str,
 ) -> argparse.ArgumentParser:
-    """Add a command with the connection's flags and its examples; returns its parser for further flags."""
+    """Add a command with its examples; returns its parser for its flags."""
     added = commands.add_parser(
         name,
         help=help_,
@@ -24,6 +22,5 @@ def add_command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     added.epilog = "\n".join(["examples:", *(f"  {added.prog} {example}".rstrip() for example in examples)])
-    add_connection(added, is_inherited=True)
     added.set_defaults(run=run)
     return added

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
+from fathom_client._commands.console import print_text
 from fathom_client._options import GenerateOptions, Message
 from fathom_client._sync import Client
 from fathom_client.errors import InvalidArgumentError
@@ -64,7 +65,7 @@ class Conversation:
         asked = (*self._turns, Message("user", line))
         with self._client.stream_chat(self._model, (*self._opening(), *asked), **self._options) as stream:
             for chunk in stream:
-                print(chunk.text, end="", flush=True)
+                print_text(chunk.text, end="")
             print(flush=True)
             answer = stream.result()
         if answer.finish_reason == "length":

@@ -1,8 +1,7 @@
 """``embed``, ``rerank`` and ``classify``: texts to vectors, scores and labels."""
 
 import argparse
-import json
-import sys
+import itertools
 from collections.abc import Callable
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
@@ -10,24 +9,26 @@ from typing import TYPE_CHECKING, Any, Final
 from fathom_client._commands import exit_status, standard_input
 from fathom_client._commands.command import add_command
 from fathom_client._commands.connection import open_client
-from fathom_client._commands.console import is_terminal, print_table, short_text, short_vector
+from fathom_client._commands.console import is_terminal, print_json, print_table, short_text, short_vector
 from fathom_client._commands.json_lines import (
     LineForm,
     Numbered,
     add_json_lines,
     answer_lines,
     check_concurrency,
-    numbered_lines,
+    numbered_groups,
 )
 from fathom_client._commands.pipeline import in_order
 from fathom_client.errors import FathomError, InvalidArgumentError
 
 if TYPE_CHECKING:
+    from fathom_client._results import Classification, Embeddings
     from fathom_client._sync import Client
 
 Answer = dict[str, Any]
-Encode = Callable[[list[str], dict[str, Any]], list[Answer]]
-"""Answers texts, one object a text, as options say."""
+Outcome = Answer | FathomError
+Encode = Callable[[list[str], dict[str, Any]], list[Outcome]]
+"""Answers texts as options say, an outcome a text."""
 
 EMBED_LINE: Final = LineForm(("text",), ("model", "prompt_name", "truncate", "timeout_s"))
 CLASSIFY_LINE: Final = LineForm(("text",), ("model", "truncate", "timeout_s"))
@@ -84,12 +85,9 @@ def embed(options: argparse.Namespace) -> int:
     """Print each text's vector."""
     with open_client(options) as client:
 
-        def encode(texts: list[str], given: dict[str, Any]) -> list[Answer]:
-            result = client.embed(given.pop("model"), texts, **_checked(given))
-            return [
-                {"text": text, "num_input_tokens": count, "embedding": vector.tolist()}
-                for text, count, vector in zip(texts, result.num_input_tokens, result.vectors, strict=True)
-            ]
+        def encode(texts: list[str], given: dict[str, Any]) -> list[Outcome]:
+            outcomes = client.embed_many(given.pop("model"), texts, **_checked(given))
+            return [_embedded(*each) for each in zip(texts, outcomes, strict=True)]
 
         return _run(
             encode, EMBED_LINE, options, lambda each: [short_text(each["text"]), short_vector(each["embedding"])]
@@ -100,12 +98,9 @@ def classify(options: argparse.Namespace) -> int:
     """Print each text's label, and the probability of every label."""
     with open_client(options) as client:
 
-        def encode(texts: list[str], given: dict[str, Any]) -> list[Answer]:
-            result = client.classify(given.pop("model"), texts, **_checked(given))
-            return [
-                {"text": text, "label": label, "scores": dict(zip(result.labels, scores, strict=True))}
-                for text, label, scores in zip(texts, result.top_labels, result.scores.tolist(), strict=True)
-            ]
+        def encode(texts: list[str], given: dict[str, Any]) -> list[Outcome]:
+            outcomes = client.classify_many(given.pop("model"), texts, **_checked(given))
+            return [_classified(*each) for each in zip(texts, outcomes, strict=True)]
 
         return _run(
             encode,
@@ -113,6 +108,20 @@ def classify(options: argparse.Namespace) -> int:
             options,
             lambda each: [each["label"], f"{each['scores'][each['label']]:.3f}", short_text(each["text"])],
         )
+
+
+def _embedded(text: str, result: "Embeddings | FathomError") -> Outcome:
+    if isinstance(result, FathomError):
+        return result
+    vector = result.vectors[0].tolist()
+    return {"text": text, "num_input_tokens": result.num_input_tokens[0], "embedding": vector}
+
+
+def _classified(text: str, result: "Classification | FathomError") -> Outcome:
+    if isinstance(result, FathomError):
+        return result
+    scores = dict(zip(result.labels, result.scores[0].tolist(), strict=True))
+    return {"text": text, "label": result.top_labels[0], "scores": scores}
 
 
 def rerank(options: argparse.Namespace) -> int:
@@ -149,27 +158,44 @@ def _run(encode: Encode, form: LineForm, options: argparse.Namespace, cells: Cal
     if options.jsonl == bool(options.texts):
         raise InvalidArgumentError("give either TEXTs, or - for standard input's lines, or --jsonl for its requests")
     if options.jsonl:
-        return answer_lines(lambda line: encode([line.pop("text")], flags | line)[0], form, options)
+        return answer_lines(lambda line: _result(encode([line.pop("text")], flags | line)[0]), form, options)
     if options.texts == _STDIN:
-
-        def work(line: Numbered) -> list[Answer]:
-            number, raw = line
-            text = standard_input.utf8_line(raw, number)
-            try:
-                return encode([text], dict(flags))
-            except FathomError as error:
-                raise exit_status.with_place(error, f"line {number}") from None
-
-        with closing(in_order(numbered_lines(), work, check_concurrency(options))) as results:
-            for answers in results:
-                _print_lines(answers)
+        with closing(
+            in_order(numbered_groups(), lambda lines: _encode_lines(encode, lines, flags), check_concurrency(options))
+        ) as groups:
+            for outcome in itertools.chain.from_iterable(groups):
+                print_json(_result(outcome))
         return exit_status.DONE
-    answers = encode(options.texts, flags)
+    answers = list(map(_result, encode(options.texts, flags)))
     if is_terminal():
         print_table(map(cells, answers))
     else:
         _print_lines(answers)
     return exit_status.DONE
+
+
+def _encode_lines(encode: Encode, lines: list[Numbered], flags: dict[str, Any]) -> list[Outcome]:
+    """An outcome a line; lines that came together go together."""
+    outcomes: dict[int, Outcome] = {}
+    texts: dict[int, str] = {}
+    for number, raw in lines:
+        try:
+            texts[number] = standard_input.utf8_line(raw, number)
+        except InvalidArgumentError as error:
+            outcomes[number] = error
+    encoded = encode(list(texts.values()), dict(flags)) if texts else []
+    for number, outcome in zip(texts, encoded, strict=True):
+        if isinstance(outcome, FathomError):
+            outcomes[number] = exit_status.with_place(outcome, f"line {number}")
+        else:
+            outcomes[number] = outcome
+    return [outcomes[number] for number, _ in lines]
+
+
+def _result(outcome: Outcome) -> Answer:
+    if isinstance(outcome, FathomError):
+        raise outcome
+    return outcome
 
 
 def _flags(options: argparse.Namespace) -> dict[str, Any]:
@@ -186,8 +212,7 @@ def _checked(given: dict[str, Any]) -> dict[str, Any]:
 
 def _print_lines(answers: list[Answer]) -> None:
     for answer in answers:
-        print(json.dumps(answer, ensure_ascii=False))
-    sys.stdout.flush()
+        print_json(answer)
 
 
 def _add_texts(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 import sys
 from typing import Final
 
+from fathom_client._commands.console import harmless
 from fathom_client.errors import FathomError, InvalidArgumentError, InvalidRequestError, ModelNotFoundError
 
 DONE: Final = 0
@@ -18,7 +19,7 @@ _USER_FAULTS: Final = (InvalidArgumentError, InvalidRequestError, ModelNotFoundE
 
 def report(error: FathomError) -> int:
     """Print an error on one line of stderr; returns the exit status that goes with it."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"error: {harmless(' '.join(str(error).split()))}", file=sys.stderr)
     return USER_FAULT if isinstance(error, _USER_FAULTS) else SERVER_FAULT
 
 

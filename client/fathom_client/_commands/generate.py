@@ -1,13 +1,13 @@
 """``generate``: the answer to a prompt."""
 
 import argparse
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from fathom_client._commands import exit_status, standard_input
 from fathom_client._commands.command import add_command
 from fathom_client._commands.connection import open_client
+from fathom_client._commands.console import print_json, print_text
 from fathom_client._commands.json_lines import LineForm, add_json_lines, answer_lines
 from fathom_client._commands.sampling_flags import OPTIONS, add_answers, add_sampling, sampling_options
 from fathom_client.errors import InvalidArgumentError
@@ -47,14 +47,14 @@ def generate(options: argparse.Namespace) -> int:
             return answer_lines(lambda line: answer_prompt(client, options.model, sampling, line), LINE, options)
         prompt = standard_input.read_text() if options.prompt == "-" else options.prompt
         if options.json:
-            print(json.dumps(asdict(client.generate(options.model, prompt, **sampling)), ensure_ascii=False))
+            print_json(asdict(client.generate(options.model, prompt, **sampling)))
         elif (options.n or 1) > 1:
             for choice in client.generate(options.model, prompt, **sampling).choices:
-                print(f"[{choice.index + 1}] {choice.text}")
+                print_text(f"[{choice.index + 1}] {choice.text}")
         else:
             with client.stream(options.model, prompt, **sampling) as stream:
                 for chunk in stream:
-                    print(chunk.text, end="", flush=True)
+                    print_text(chunk.text, end="")
             print()
     return exit_status.DONE
 

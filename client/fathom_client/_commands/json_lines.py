@@ -3,12 +3,13 @@
 import argparse
 import json
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final
 
 from fathom_client._commands import exit_status, standard_input
+from fathom_client._commands.console import print_json
 from fathom_client._commands.pipeline import in_order
 from fathom_client._options import check_integer
 from fathom_client.errors import FathomError, InvalidArgumentError
@@ -74,14 +75,23 @@ def answer_lines(
     with closing(in_order(numbered_lines(), work, check_concurrency(options))) as results:
         for result in results:
             failed = failed or "error" in result
-            print(json.dumps(result, ensure_ascii=False), flush=True)
+            print_json(result)
     return exit_status.SERVER_FAULT if failed else exit_status.DONE
 
 
 def numbered_lines() -> Iterator[Numbered]:
     """Lines of standard input that are not blank, as they come."""
-    lines: Iterable[bytes | None] = standard_input.raw_lines()
-    return ((number, raw) for number, raw in enumerate(lines, 1) if raw is None or raw.strip())
+    for lines in numbered_groups():
+        yield from lines
+
+
+def numbered_groups() -> Iterator[list[Numbered]]:
+    """The same lines, those together that came together."""
+    number = 0
+    for lines in standard_input.lines_together():
+        if group := [(place, raw) for place, raw in enumerate(lines, number + 1) if raw is None or raw.strip()]:
+            yield group
+        number += len(lines)
 
 
 def _answered(

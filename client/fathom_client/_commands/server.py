@@ -1,38 +1,91 @@
 """``status``, ``models``, ``wait``, ``load`` and ``unload``: the server and what it holds."""
 
 import argparse
-import json
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from fathom_client import metric_names
 from fathom_client._commands import exit_status
 from fathom_client._commands.command import add_command
 from fathom_client._commands.connection import open_client
-from fathom_client._commands.console import print_table
+from fathom_client._commands.console import print_json, print_table
+from fathom_client._commands.gauges import COLUMNS, read_gauges
 
 if TYPE_CHECKING:
-    from fathom_client._results import ModelInfo, ModelMetadata, TensorMetadata
+    from fathom_client._results import ModelInfo, ModelMetadata, Readiness, TensorMetadata
+    from fathom_client._statistics import ModelStatistics
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Describe the commands."""
-    added = add_command(commands, "status", status, "show the server and its models; exit 1 if it is not ready", "")
+    added = add_command(
+        commands,
+        "status",
+        status,
+        "show the server and its models; exit 1 if it is not ready",
+        "",
+        "--metrics localhost:8002",
+    )
+    added.add_argument(
+        "--metrics", metavar="HOST:PORT", help="Triton's metrics port: also show what runs and waits at this moment"
+    )
     added.add_argument("--json", action="store_true", help="print one JSON object instead")
 
     added = add_command(commands, "models", models, "list the models, or what one takes and gives", "", "chat")
     added.add_argument("model", metavar="MODEL", nargs="?", help="the model whose inputs and outputs to show")
     added.add_argument("--json", action="store_true", help="print a JSON object a line instead")
 
+    added = add_command(
+        commands, "wait", wait, "wait until the server, or one of its models, is ready", "", "chat --for 600"
+    )
+    added.add_argument("model", metavar="MODEL", nargs="?", help="the model (default: all)")
+    added.add_argument(
+        "--for", type=float, default=60.0, dest="for_s", metavar="SECONDS", help="give up then (default: %(default)g)"
+    )
+
+    added = add_command(
+        commands, "load", load, "load models, on a server that runs with --model-control-mode=explicit", "chat minilm"
+    )
+    added.add_argument("models", metavar="MODEL", nargs="+", help="the models, in this order")
+
+    added = add_command(
+        commands, "unload", unload, "unload models, on a server that runs with --model-control-mode=explicit", "chat"
+    )
+    added.add_argument("models", metavar="MODEL", nargs="+", help="the models, in this order")
+    added.add_argument("--with-dependents", action="store_true", help="an ensemble's models, too")
+
 
 def status(options: argparse.Namespace) -> int:
     """Print what the server is and how its models are; the exit status tells whether it is ready."""
     with open_client(options) as client:
         server, is_ready, infos = client.server_metadata(), client.is_ready(), client.models()
+        counted = {(each.name, each.version): each for each in client.statistics()}
+    gauges = None if options.metrics is None else read_gauges(options.metrics)
     if options.json:
-        print(json.dumps({**asdict(server), "is_ready": is_ready, "models": [asdict(info) for info in infos]}))
+        described = [
+            {
+                **asdict(info),
+                "statistics": asdict(counted[key]) if (key := (info.name, info.version)) in counted else None,
+                **({} if gauges is None else {"gauges": gauges.get(info.name, {})}),
+            }
+            for info in infos
+        ]
+        print_json({**asdict(server), "is_ready": is_ready, "models": described})
     else:
         print(f"{server.name} {server.version} at {options.url} is {'ready' if is_ready else 'not ready'}")
-        print_table([[*_model_cells(info), " ".join(info.reason.split())] for info in infos])
+        heads = ["MODEL", "VERSION", "STATE", "REQUESTS", "FAILED", "QUEUE_MS", "COMPUTE_MS"]
+        heads += [] if gauges is None else COLUMNS
+        rows = [
+            [
+                *_model_cells(info),
+                *_count_cells(counted.get((info.name, info.version))),
+                *([] if gauges is None else _gauge_cells(gauges.get(info.name, {}))),
+                " ".join(info.reason.split()),
+            ]
+            for info in infos
+        ]
+        print_table([[*heads, ""], *rows], right=frozenset(range(3, len(heads))) | {1})
     return exit_status.DONE if is_ready else exit_status.SERVER_FAULT
 
 
@@ -42,21 +95,76 @@ def models(options: argparse.Namespace) -> int:
         if options.model is not None:
             metadata = client.model_metadata(options.model)
             if options.json:
-                print(json.dumps(asdict(metadata)))
+                print_json(asdict(metadata))
             else:
                 _print_metadata(metadata)
             return exit_status.DONE
         infos = client.models()
     if options.json:
         for info in infos:
-            print(json.dumps(asdict(info)))
+            print_json(asdict(info))
     else:
-        print_table([_model_cells(info) for info in infos])
+        print_table([_model_cells(info) for info in infos], right=frozenset({1}))
     return exit_status.DONE
 
 
+def wait(options: argparse.Namespace) -> int:
+    """Wait, and tell on stderr for what."""
+    with open_client(options) as client:
+        client.wait_until_ready(options.for_s, options.model, progress=_Told().tell)
+    return exit_status.DONE
+
+
+def load(options: argparse.Namespace) -> int:
+    """Load models, one after the other."""
+    with open_client(options) as client:
+        for model in options.models:
+            client.load_model(model)
+            print(f"{model} is loaded", flush=True)
+    return exit_status.DONE
+
+
+def unload(options: argparse.Namespace) -> int:
+    """Unload models, one after the other."""
+    with open_client(options) as client:
+        for model in options.models:
+            client.unload_model(model, with_dependents=options.with_dependents)
+            print(f"{model} is unloaded", flush=True)
+    return exit_status.DONE
+
+
+class _Told:
+    """What has been told of a wait: each reason once, with the time at which it was first seen."""
+
+    def __init__(self) -> None:
+        self._reason: str | None = None
+
+    def tell(self, seen: "Readiness") -> None:
+        reason = "ready" if seen.reason is None else " ".join(seen.reason.split())
+        if reason != self._reason:
+            self._reason = reason
+            print(f"{seen.waited_s:6.1f} s  {reason}", file=sys.stderr, flush=True)
+
+
 def _model_cells(info: "ModelInfo") -> list[str]:
-    return [info.name, (info.version or "-").rjust(3), info.state or "NOT LOADED"]
+    return [info.name, info.version or "-", info.state or "NOT LOADED"]
+
+
+def _count_cells(counted: "ModelStatistics | None") -> list[str]:
+    if counted is None:
+        return ["-"] * 4
+    times = [each if each is None else 1000 * each for each in (counted.mean_queue_s, counted.mean_compute_s)]
+    return [str(counted.num_succeeded), str(counted.num_failed), *(_number(each, ".1f") for each in times)]
+
+
+def _gauge_cells(gauges: dict[str, float]) -> list[str]:
+    return [
+        _number(gauges.get(name), "g" if name != metric_names.KV_CACHE_USAGE else ".0%") for name in COLUMNS.values()
+    ]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _print_metadata(metadata: "ModelMetadata") -> None:

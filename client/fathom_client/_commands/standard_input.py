@@ -5,6 +5,7 @@ when it ends.
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from typing import Final
 
@@ -18,7 +19,7 @@ _CHUNK_BYTES: Final = 65536
 
 def is_terminal() -> bool:
     """Whether somebody types."""
-    return os.isatty(_DESCRIPTOR)
+    return sys.stdin is not None and os.isatty(_DESCRIPTOR)
 
 
 def read_text() -> str:
@@ -36,17 +37,23 @@ def raw_lines() -> Iterator[bytes | None]:
 
     Raises InvalidArgumentError if it cannot be read.
     """
-    line = bytearray()
+    for lines in lines_together():
+        yield from lines
+
+
+def lines_together() -> Iterator[list[bytes | None]]:
+    """The same lines, in the groups in which they came: what is there at once, up to a chunk."""
+    begun = bytearray()
     for chunk in _chunks():
-        *ended, begun = chunk.split(b"\n")
-        for part in ended:
-            line += part
-            yield _whole(line)
-            line.clear()
-        line += begun
-        del line[MAX_LINE_BYTES + 1 :]  # so much shows that it is too long
-    if line:
-        yield _whole(line)
+        *ended, rest = chunk.split(b"\n")
+        if ended:
+            begun += ended[0]
+            yield [_whole(begun), *map(_whole, ended[1:])]
+            begun.clear()
+        begun += rest
+        del begun[MAX_LINE_BYTES + 1 :]  # so much shows that it is too long
+    if begun:
+        yield [_whole(begun)]
 
 
 def utf8(raw: bytes, what: str) -> str:
@@ -66,11 +73,13 @@ def utf8_line(raw: bytes | None, number: int) -> str:
     return utf8(raw, f"line {number}")
 
 
-def _whole(line: bytearray) -> bytes | None:
+def _whole(line: bytes | bytearray) -> bytes | None:
     return None if len(line) > MAX_LINE_BYTES else bytes(line).removesuffix(b"\r")
 
 
 def _chunks() -> Iterator[bytes]:
+    if sys.stdin is None:  # and its descriptor may be something else by now
+        raise InvalidArgumentError("standard input is closed; give it something to read")
     try:
         while chunk := os.read(_DESCRIPTOR, _CHUNK_BYTES):
             yield chunk
