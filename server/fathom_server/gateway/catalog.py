@@ -1,10 +1,11 @@
 """The models that Triton serves, as the API's callers see them: which there are, and what each is for."""
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from fathom_client import AsyncClient, ModelConfig, protocol
+from fathom_client import AsyncClient, ModelConfig, ModelNotFoundError, protocol
 from fathom_server.gateway.errors import UnknownModelError
 from fathom_server.text.tool_call_format import TOOL_CALL_FORMATS, ToolCallFormat
 
@@ -46,11 +47,10 @@ class ModelCatalog:
 
     async def find(self, name: str, task: Task) -> ServedModel:
         """The model of a name, which must be for ``task``; raises UnknownModelError and FathomError."""
-        model = await self._look(name)
-        if model is None or model.task != task:
-            does = "is a part of another model" if model is None else f"is for {model.task}"
+        model = await self.get(name)
+        if model.task != task:
             raise UnknownModelError(
-                f"the model {name!r} {does}; this endpoint needs one for {task}: see /v1/models",
+                f"the model {name!r} is for {model.task}; this endpoint needs one for {task}: see /v1/models",
                 param="model",
                 code="model_not_found",
             )
@@ -58,17 +58,23 @@ class ModelCatalog:
 
     async def get(self, name: str) -> ServedModel:
         """The model of a name, if callers may name it; raises UnknownModelError and FathomError."""
-        model = await self._look(name)
+        try:
+            model = await self._look(name)
+            what = f"the model {name!r} is a part of another model"
+        except ModelNotFoundError:
+            model, what = None, f"there is no model {name!r}"
         if model is None:
-            raise UnknownModelError(
-                f"the model {name!r} is a part of another model; see /v1/models", param="model", code="model_not_found"
-            )
+            names = ", ".join(each.name for each in await self.all()) or "none"
+            raise UnknownModelError(f"{what}; models that are ready: {names}", param="model", code="model_not_found")
         return model
 
     async def all(self) -> list[ServedModel]:
         """Every model that is ready and that callers may name, by name; raises FathomError."""
         names = sorted({model.name for model in await self._client.models() if model.is_ready})
-        models = [await self._look(name) for name in names]
+        models = []
+        for name in names:
+            with suppress(ModelNotFoundError):  # it was unloaded meanwhile
+                models.append(await self._look(name))
         return [model for model in models if model is not None]
 
     async def _look(self, name: str) -> ServedModel | None:

@@ -53,7 +53,7 @@ class Structure:
 class SamplingFields(StrictModel):
     """Fields of both completions' requests. Those that OpenAI has not are vLLM's, and mean what they mean there."""
 
-    model: Text
+    model: Annotated[str, Field(min_length=1, max_length=256)]
     frequency_penalty: Penalty | None = None
     logit_bias: dict[BiasedToken, Bias] | None = Field(default=None, description="Token ids, and what is added.")
     n: Annotated[int, Field(ge=1, le=protocol.MAX_SEQUENCES)] | None = Field(default=None, description="Answers.")
