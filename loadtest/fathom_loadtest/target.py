@@ -19,6 +19,7 @@ from fathom_client import (
 )
 from fathom_loadtest.content.synthetic import WORDS
 from fathom_loadtest.errors import ScenarioError, ServerError
+from fathom_loadtest.passport import passport_rows
 from fathom_loadtest.scenario import Scenario, Target, TaskSpec
 
 OPEN_LOOP_CONNECTIONS: Final = 8
@@ -107,6 +108,9 @@ def check_target(client: Client, scenario: Scenario) -> dict[str, str]:
             f"{named}model platform": metadata.platform,
             f"{named}model versions": ", ".join(metadata.versions),
         }
+        if scenario.target.repository is not None:
+            rows = passport_rows(scenario.target.repository, model, metadata.versions)
+            found |= {f"{named}{name}": value for name, value in rows.items()}
     return found
 
 

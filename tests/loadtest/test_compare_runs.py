@@ -115,7 +115,7 @@ def test_other_models_machines_objectives_and_endings_are_named(base: Path, tmp_
     changed = json.loads((other / "report.json").read_text())
     changed["environment"]["cpu"] = "another CPU"
     changed["environment"]["versions"]["grpcio"] = "0.1"
-    changed["scenario"]["slos"]["ttft_ms"] = 500
+    changed["scenario"]["slos"][0]["limit_ms"] = 500
     (other / "report.json").write_text(json.dumps(changed))
     found = compared(base, other)
     kinds = {one.kind: str(one) for one in found.mismatches}
@@ -159,7 +159,7 @@ def test_reports_of_version_1_are_read(base: Path, tmp_path: Path) -> None:
         (lambda folder: edit(folder, schema="fathom-loadtest/3"), "'fathom-loadtest/3', which this version does not"),
         (lambda folder: edit(folder, stages={}), "'stages' is missing or damaged"),
         (lambda folder: edit(folder, stages=[{"stage": 0}]), "is damaged"),
-        (lambda folder: edit(folder, scenario={"slos": {"ttft_ms": -1}}), "its SLOs are damaged"),
+        (lambda folder: edit(folder, scenario={"slos": [{"name": "ttft_ms", "limit_ms": -1}]}), "its SLOs are damaged"),
         (lambda folder: (folder / "requests.jsonl").unlink(), r"requests\.jsonl: cannot be read .* keep it beside"),
         (lambda folder: (folder / "requests.jsonl").write_text("\n{}\n"), r"requests\.jsonl:1: is no request"),
     ],

@@ -21,6 +21,7 @@ _FLAGS: Final = {
     "timeout_s": "target.timeout_s",
     "api_key_file": "target.api_key_file",
     "tls_ca": "target.tls.ca",
+    "repository": "target.repository",
     "metrics_url": "target.metrics_url",
     "users": "load.users",
     "ramp_s": "load.ramp_s",
@@ -78,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     target.add_argument("--api-key-file", type=Path, help="file that holds the API key")
     target.add_argument("--tls-ca", type=Path, help="encrypt, and trust these authorities (PEM)")
     target.add_argument("--metrics-url", help="the server's metrics (default: port 8002 of its host), or off")
+    target.add_argument("--repository", type=Path, help="its model repository, if here: passports go into the report")
     load = parser.add_argument_group("load, one shape of it")
     load.add_argument("--users", type=_whole_numbers, help="closed loop: users at once; a stage of each of 1,4,16")
     load.add_argument("--ramp-s", type=float, help="seconds over which a stage's users begin")

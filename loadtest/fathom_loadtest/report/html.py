@@ -11,9 +11,9 @@ from fathom_loadtest.report.document import Report
 from fathom_loadtest.report.numbers import percent, short, signed_percent
 from fathom_loadtest.report.plots import PlotSection, plot_sections
 from fathom_loadtest.report.remarks import remarks
-from fathom_loadtest.report.server_rows import server_rows
 from fathom_loadtest.report.settings import flat, written
 from fathom_loadtest.report.summary import judgements_of
+from fathom_loadtest.report.tables import server_tables, totals_tables
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -60,7 +60,9 @@ def templates() -> "Environment":
         bound=bound,
         reached=reached,
         remarks=lambda report: list(remarks(report)),
-        server_rows=server_rows,
+        server_tables=server_tables,
+        totals_tables=totals_tables,
+        names_of=lambda figures: [figure.name for figure in DISTRIBUTIONS if getattr(figures, figure.name)],
         figure_label=_figure_label,
     )
     return environment
@@ -74,7 +76,8 @@ def readable_time(started_at: str) -> str:
 def bound(objective: Objective) -> str:
     """Write an objective's limit with its unit."""
     sign = {"<=": "≤", ">=": "≥"}[objective.relation]
-    return f"{sign} {_in_unit(objective, objective.limit)}"
+    limit = percent(objective.limit) if objective.unit == "share" else f"{objective.limit:g} {objective.unit}"
+    return f"{sign} {limit}"
 
 
 def reached(judgement: Judgement) -> str:

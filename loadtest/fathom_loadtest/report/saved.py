@@ -29,7 +29,7 @@ class SavedStage:
 
 @dataclass(frozen=True, slots=True)
 class SavedReport:
-    """A report as its files hold it. ``path`` is report.json; the scenario has the names of the newest version."""
+    """A report as its files hold it. ``path`` is report.json; the scenario's settings have the names of today."""
 
     path: Path
     schema: str
@@ -73,6 +73,8 @@ class SavedReport:
             )
             if schema != SCHEMA:
                 own["scenario"] = _upgraded(own["scenario"])
+            slos = own["scenario"].get("slos") or []
+            own["scenario"]["slos"] = {slo["name"]: slo["limit_ms"] for slo in slos}
             knee = None if fields.get("knee") is None else int(fields["knee"])
         except (KeyError, TypeError, ValueError) as error:
             raise ReportFileError(f"{path}: is damaged ({error!r}); run the test again") from error
@@ -134,7 +136,6 @@ _RENAMED: Final = {
 def _upgraded(scenario: dict[str, Any]) -> dict[str, Any]:
     """Give a scenario of version 1, a closed loop, the names of version 2."""
     named = {_RENAMED.get(name, name): value for name, value in scenario.items()} | {"load.shape": "closed"}
-    named["slos"] = {slo["name"]: slo["limit_ms"] for slo in named.get("slos", [])}
     for name in ("input_tokens", "output_tokens"):
         length = named.pop(name, None)
         if isinstance(length, dict):

@@ -76,4 +76,4 @@ def _gauge(gauge: Gauge | None, scale: float, unit: str) -> str:
 
 
 def _times(times: TimeFigures) -> str:
-    return f"{short(times.avg_ms)} ms (p50 {short(times.p50_ms)}, p95 {short(times.p95_ms)}; {times.count:,})"
+    return f"{short(times.avg_ms)} ms (p50 {short(times.p50_ms)}, p95 {short(times.p95_ms)})"

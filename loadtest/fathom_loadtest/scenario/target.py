@@ -44,6 +44,9 @@ class Target:
         Key("address of the server's metrics; port 8002 of the server's host if left out, `off` to do without them"),
     ] = None
     metrics_interval_s: Annotated[float, Key("seconds between two looks at the metrics", minimum=0.1)] = 1.0
+    repository: Annotated[
+        Path | None, Key("the server's model repository, if it is on this host: passports go into the report")
+    ] = None
 
     def __post_init__(self) -> None:
         check_ranges(self)

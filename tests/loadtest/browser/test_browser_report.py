@@ -63,7 +63,7 @@ UNNAMED = """() => {
     if (!(e.getAttribute('aria-label') || '').trim()) found.push(e.tagName);
   for (const e of document.querySelectorAll('th'))
     if (!e.getAttribute('scope')) found.push(`th ${e.textContent}`);
-  for (const e of document.querySelectorAll('.scroll, .plots.wide .scroll-plot'))
+  for (const e of document.querySelectorAll('.scroll, .scroll-plot.wide'))
     if (e.tabIndex !== 0) found.push(`not reachable: ${e.getAttribute('aria-label')}`);
   let level = 0;
   for (const e of document.querySelectorAll('h1, h2, h3')) {

@@ -82,7 +82,8 @@ def server_plots(stages: Sequence[StageReport]) -> list[Plot]:
     if not told:
         return []
     zero_ns = min(stage.opened_ns for stage in stages)
-    return [_plot(chart, told, zero_ns) for chart in _CHARTS if _says_something(chart, told)]
+    end_s = (max(stage.closed_ns for stage in stages) - zero_ns) / 1e9
+    return [_plot(chart, told, zero_ns, end_s) for chart in _CHARTS if _says_something(chart, told)]
 
 
 def _says_something(chart: _Chart, stages: Sequence[StageReport]) -> bool:
@@ -95,7 +96,7 @@ def _says_something(chart: _Chart, stages: Sequence[StageReport]) -> bool:
     )
 
 
-def _plot(chart: _Chart, stages: Sequence[StageReport], zero_ns: int) -> Plot:
+def _plot(chart: _Chart, stages: Sequence[StageReport], zero_ns: int, end_s: float) -> Plot:
     lines = []
     for stage in stages:
         assert stage.server is not None  # noqa: S101 - only such stages are handed in
@@ -114,6 +115,7 @@ def _plot(chart: _Chart, stages: Sequence[StageReport], zero_ns: int) -> Plot:
             )  # fmt: skip
         highest = max(max(values) for *_, values in lines)
         axes.set_ylim(0, chart.top or highest * 1.1 or 1)
+        axes.set_xlim(0, end_s)
         axes.set_xlabel("s since the first stage began")
         axes.set_ylabel(chart.unit)
         legend(axes, columns=4 if max(len(stage.label) for stage, *_ in lines) < 10 else 2)

@@ -20,7 +20,7 @@ WIDE: Final = (9.6, 2.6)
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class _Stretch:
     """One line over time: where it stands since the first stage opened, in seconds, and its values."""
 
     label: str
@@ -41,9 +41,9 @@ def over_time(report: Report, stages: Sequence[StageReport]) -> list[Plot]:
     def shifted(stage: StageReport, steps: Steps) -> tuple[float, ...]:
         return tuple(edge + (stage.opened_ns - zero_ns) / 1e9 for edge in steps.edges_s)
 
-    def stretches(read: Callable[[StageReport, Steps], list[Value]]) -> list[Stretch]:
+    def stretches(read: Callable[[StageReport, Steps], list[Value]]) -> list[_Stretch]:
         return [
-            Stretch(stage.label, colour_of(stage), shifted(stage, steps), read(stage, steps)) for stage, steps in cut
+            _Stretch(stage.label, colour_of(stage), shifted(stage, steps), read(stage, steps)) for stage, steps in cut
         ]
 
     longest = max(steps.seconds for _, steps in cut)
@@ -51,21 +51,21 @@ def over_time(report: Report, stages: Sequence[StageReport]) -> list[Plot]:
     drawn = []
     if report.scenario.streamed:
         tokens = stretches(lambda stage, steps: steps.rates(stage.series.output_tokens))
-        drawn.append(plot_stretches("Output tokens over time", every, "tokens/s", tokens))
+        drawn.append(_plot("Output tokens over time", every, "tokens/s", tokens))
     requests = stretches(lambda stage, steps: steps.rates(stage.series.succeeded))
     if any(any(stage.series.failed) for stage, _ in cut):
         requests += [
-            Stretch("failed", BAD, shifted(stage, steps), steps.rates(stage.series.failed), "--", place == 0)
+            _Stretch("failed", BAD, shifted(stage, steps), steps.rates(stage.series.failed), "--", place == 0)
             for place, (stage, steps) in enumerate(cut)
         ]
-    drawn.append(plot_stretches("Requests over time", f"Requests that ended. {every}", "requests/s", requests))
+    drawn.append(_plot("Requests over time", f"Requests that ended. {every}", "requests/s", requests))
     for name, _ in latencies(report):
         own = name.removeprefix("due_")
         if any(value is not None for stage, _ in cut for value in getattr(stage.series, f"{own}_p50")):
             drawn.append(_latency(own, _PLAIN[own], cut, shifted, longest))
     under_way = stretches(lambda stage, steps: steps.joined([float(n) for n in stage.series.in_flight], max))
     drawn.append(
-        plot_stretches(
+        _plot(
             "Requests under way over time", f"The client's count, highest of each step of {longest:.3g} s.", "requests",
             under_way,
         )
@@ -87,17 +87,17 @@ def _latency(
     for stage, steps in cut:
         middle = steps.joined(getattr(stage.series, f"{name}_p50"), median)
         tail = steps.joined(getattr(stage.series, f"{name}_p95"), max)
-        lines.append(Stretch(stage.label, colour_of(stage), shifted(stage, steps), middle))
-        lines.append(Stretch(f"{stage.label}, p95", colour_of(stage), shifted(stage, steps), tail, ":", False))
+        lines.append(_Stretch(stage.label, colour_of(stage), shifted(stage, steps), middle))
+        lines.append(_Stretch(f"{stage.label}, p95", colour_of(stage), shifted(stage, steps), tail, ":", False))
     joined = "" if max(steps.size for _, steps in cut) == 1 else ", the median and the highest of its seconds"
     caption = (
         f"Median (solid) and p95 (dotted) of the requests that ended in a step of {longest:.3g} s{joined}, from their "
         "start."
     )
-    return plot_stretches(f"{label} over time", caption, "ms", lines)
+    return _plot(f"{label} over time", caption, "ms", lines)
 
 
-def plot_stretches(title: str, caption: str, unit: str, lines: Sequence[Stretch], *, top: float | None = None) -> Plot:
+def _plot(title: str, caption: str, unit: str, lines: Sequence[_Stretch]) -> Plot:
     """Draw lines over time as steps, in one plot as wide as the page."""
 
     def paint(axes: "Axes") -> None:
@@ -119,7 +119,8 @@ def plot_stretches(title: str, caption: str, unit: str, lines: Sequence[Stretch]
             axes.set_yscale("log")
             plain_ticks(axes.yaxis)
         else:
-            axes.set_ylim(0, top or max(seen, default=0) * 1.08 or 1)
+            axes.set_ylim(0, max(seen, default=0) * 1.08 or 1)
+        axes.set_xlim(0, max(line.edges_s[-1] for line in lines))
         axes.set_xlabel("s since the first stage began")
         axes.set_ylabel(unit)
         legend(axes, columns=8 if max(len(line.label) for line in lines) < 10 else 4)
@@ -127,7 +128,7 @@ def plot_stretches(title: str, caption: str, unit: str, lines: Sequence[Stretch]
     return draw(title, caption, paint, ("series", "from, s", "to, s", unit), _rows(lines), size=WIDE)
 
 
-def _rows(lines: Sequence[Stretch]) -> list[tuple[str, str, str, str]]:
+def _rows(lines: Sequence[_Stretch]) -> list[tuple[str, str, str, str]]:
     total = sum(len(line.values) for line in lines)
     each = -(-total // MOST_ROWS) or 1
     return [
