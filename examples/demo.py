@@ -64,6 +64,8 @@ def main() -> int:
         _run(
             *("fathom-load", "run", "--url", f"127.0.0.1:{ports['grpc']}", "--model", "chat", "--task", "chat"),
             *("--prompts", str(_prompt_set()), "--users", "1,4,16", "--duration-s", "8"),
+            *("--set", f"target.metrics_url=http://127.0.0.1:{ports['metrics']}/metrics"),
+            *("--repository", "model_repository", "--slo", "ttft_ms=1000,itl_ms=100"),
             *("--output", str(REPORT)),
         )
         _step("Stop")
