@@ -162,6 +162,12 @@ def test_reports_of_version_1_are_read(base: Path, tmp_path: Path) -> None:
         (lambda folder: edit(folder, scenario={"slos": [{"name": "ttft_ms", "limit_ms": -1}]}), "its SLOs are damaged"),
         (lambda folder: (folder / "requests.jsonl").unlink(), r"requests\.jsonl: cannot be read .* keep it beside"),
         (lambda folder: (folder / "requests.jsonl").write_text("\n{}\n"), r"requests\.jsonl:1: is no request"),
+        (lambda folder: (folder / "requests.jsonl").write_bytes(b"\xff\n"), r"requests\.jsonl:1: is no request"),
+        (lambda folder: edit_request(folder, start_ns="now"), r"requests\.jsonl:1: is no request"),
+        (lambda folder: edit_request(folder, response_tokens=[]), r"requests\.jsonl:1: is no request .\d+ responses"),
+        (lambda folder: edit_figures(folder, requests="many"), "is damaged .*requests is 'many'"),
+        (lambda folder: edit_figures(folder, ttft_ms={"p50": "?"}), "is damaged .*ttft_ms is"),
+        (lambda folder: edit_figures(folder, succeeded=None), "is damaged"),
     ],
 )
 def test_damaged_files_are_refused_by_name(base: Path, tmp_path: Path, change: Any, complaint: str) -> None:
@@ -170,6 +176,20 @@ def test_damaged_files_are_refused_by_name(base: Path, tmp_path: Path, change: A
     change(folder)
     with pytest.raises(ReportFileError, match=complaint):
         compared(base, folder, any_workload=True)
+
+
+def edit_request(folder: Path, **fields: Any) -> None:
+    """Change fields of a run's first request."""
+    path = folder / "requests.jsonl"
+    first, *others = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps(json.loads(first) | fields), *others]) + "\n")
+
+
+def edit_figures(folder: Path, **figures: Any) -> None:
+    """Change figures of a report's first stage."""
+    stages = json.loads((folder / "report.json").read_text())["stages"]
+    stages[0]["figures"] |= figures
+    edit(folder, stages=stages)
 
 
 def edit(folder: Path, **fields: Any) -> None:

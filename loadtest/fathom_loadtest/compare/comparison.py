@@ -189,8 +189,12 @@ def compare(
 
 
 def _samples(run: SavedReport, stages: set[int]) -> dict[int, StageSample]:
-    found = {stage: StageSample.of(run.records(stage), run.slos) for stage in sorted(stages)}
-    return {stage: sample for stage, sample in found.items() if sample is not None}
+    found: dict[int, StageSample] = {}
+    slos = run.slos
+    for record in run.records():
+        if record.stage in stages:
+            found.setdefault(record.stage, StageSample()).add(record, slos)
+    return found
 
 
 def _compare_stage(

@@ -1,7 +1,7 @@
 """What a stage's requests amount to, slice of time by slice of time: what the bootstrap draws from."""
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -50,15 +50,8 @@ class StageSample:
     good: Values = field(default_factory=Values)
     output_tokens: Values = field(default_factory=Values)
 
-    @classmethod
-    def of(cls, records: Iterable[RequestRecord], slos: Sequence[Slo]) -> "StageSample | None":
-        """Read a stage's records; None where there are none. Requests that the scenario cancelled have no figures."""
-        sample = cls()
-        for record in records:
-            sample._add(record, slos)
-        return sample if sample.started.values else None
-
-    def _add(self, record: RequestRecord, slos: Sequence[Slo]) -> None:
+    def add(self, record: RequestRecord, slos: Sequence[Slo]) -> None:
+        """Take one record; requests that the scenario cancelled have no figures."""
         due_ns = record.due_ns
         self.started.add(due_ns, 1)
         if not record.succeeded:

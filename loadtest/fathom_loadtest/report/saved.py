@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, Final
 
 from fathom_loadtest.errors import ReportFileError, ScenarioError
@@ -69,7 +70,7 @@ class SavedReport:
         own = {name: fields[name] for name in _NEEDED if name != "stages"}
         try:
             stages = tuple(
-                SavedStage(int(stage["stage"]), _label(stage), dict(stage["figures"])) for stage in fields["stages"]
+                SavedStage(int(stage["stage"]), _label(stage), _figures(stage["figures"])) for stage in fields["stages"]
             )
             if schema != SCHEMA:
                 own["scenario"] = _upgraded(own["scenario"])
@@ -103,23 +104,21 @@ class SavedReport:
         """Whether latencies count from the intended start."""
         return any(stage.figures.get("due_request_latency_ms") for stage in self.stages)
 
-    def records(self, stage: int) -> Iterator[RequestRecord]:
-        """Read the requests of a stage from requests.jsonl, one after the other.
+    def records(self) -> Iterator[RequestRecord]:
+        """Read the requests of all stages from requests.jsonl, one after the other.
 
         Raises ReportFileError where the file is missing, or naming the line that is damaged.
         """
         path = self.path.with_name("requests.jsonl")
         try:
-            with path.open(encoding="utf-8") as lines:
+            with path.open("rb") as lines:
                 for number, line in enumerate(lines, start=1):
                     try:
-                        record = RequestRecord.from_json(json.loads(line))
+                        yield _record(line)
                     except (ValueError, KeyError, TypeError) as error:
                         raise ReportFileError(
                             f"{path}:{number}: is no request ({error}); use the file that fathom-load wrote"
                         ) from error
-                    if record.stage == stage:
-                        yield record
         except OSError as error:
             raise ReportFileError(
                 f"{path}: cannot be read ({error.strerror}); intervals are computed from it: keep it beside report.json"
@@ -145,6 +144,30 @@ def _upgraded(scenario: dict[str, Any]) -> dict[str, Any]:
             )
             named |= {f"tasks[0].{name}.{key}": value for key, value in form.items()}
     return named
+
+
+def _figures(figures: Any) -> dict[str, Any]:
+    """Check a stage's figures as far as they are read again; raises KeyError, TypeError, ValueError."""
+    for name in ("requests", "succeeded", "failed", "duration_s", "error_rate", "goodput"):
+        if not isinstance(figures[name], int | float | NoneType):
+            raise TypeError(f"{name} is {figures[name]!r}")
+    for name in ("requests", "succeeded", "failed"):
+        int(figures[name])
+    for name, value in figures.items():
+        if name != "errors" and isinstance(value, dict) and not all(isinstance(n, int | float) for n in value.values()):
+            raise TypeError(f"{name} is {value!r}")
+    return dict(figures)
+
+
+def _record(line: bytes) -> RequestRecord:
+    """Read one request; raises KeyError, TypeError, ValueError."""
+    record = RequestRecord.from_json(json.loads(line))
+    numbers = (record.stage, record.start_ns, record.end_ns, *record.response_ns, *record.response_tokens)
+    if not all(isinstance(number, int) for number in numbers) or not isinstance(record.intended_ns, int | NoneType):
+        raise TypeError("a number is none")
+    if len(record.response_ns) != len(record.response_tokens):
+        raise ValueError(f"{len(record.response_ns)} responses and {len(record.response_tokens)} numbers of tokens")
+    return record
 
 
 def _label(stage: dict[str, Any]) -> str:
