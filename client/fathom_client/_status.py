@@ -35,6 +35,7 @@ _UNKNOWN_MODEL: Final = "unknown model"
 _DECOUPLED: Final = "decoupled transaction policy"
 _REQUEST_ID: Final = re.compile(r"^\[request id: [^]]*\] ")
 _PUSHBACK: Final = "grpc-retry-pushback-ms"
+_NOT_LOADED: Final = "failed to load"
 _NOT_EXPLICIT: Final = "explicit model load / unload is not allowed"
 _NOT_GRPC: Final = "http2 header with status"
 
@@ -141,6 +142,8 @@ def _error(code: str, details: str, call: CallContext) -> FathomError:
         kind, message = InvalidRequestError, f"this model generates and does not embed ({details})"
     elif code == "NOT_FOUND":
         kind, message = ModelNotFoundError, details
+    elif code == "INTERNAL" and _NOT_LOADED in details:
+        kind, message = InvalidRequestError, details
     elif _NOT_EXPLICIT in details:
         kind, message = InvalidRequestError, f"{details}; start the server with --model-control-mode=explicit"
     elif code == "UNAVAILABLE" and "queue" in details.lower():

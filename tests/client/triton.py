@@ -1,4 +1,4 @@
-"""A tritonserver without fathom-serve around it, for tests that kill it or give it models that do not load."""
+"""A tritonserver without fathom-serve around it, for tests that kill it, give it odd models or flags of its own."""
 
 import os
 import shutil
@@ -10,6 +10,8 @@ import time
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+
+from tritonclient.grpc import InferenceServerClient
 
 START_S = 120.0
 
@@ -55,6 +57,12 @@ class Triton:
     def url(self) -> str:
         """Address for a client."""
         return f"127.0.0.1:{self.grpc_port}"
+
+    def successes(self, model: str) -> int:
+        """How many requests for a model it has answered well, by its own count."""
+        with InferenceServerClient(self.url) as client:
+            (stats,) = client.get_inference_statistics(model).model_stats
+            return int(stats.inference_stats.success.count)
 
     def kill(self) -> None:
         """End the server and its model processes at once, with no goodbye to anybody."""
