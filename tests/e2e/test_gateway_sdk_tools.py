@@ -197,7 +197,7 @@ def test_an_answer_goes_back_to_the_model(sdk: OpenAI, model: str) -> None:
                 "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "nothing"}}}],
                 "tool_choice": "required",
             },
-            "response_format",
+            "tools",
             "nothing",
         ),
     ],

@@ -2,26 +2,13 @@
 
 import asyncio
 import contextlib
-import re
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from fathom_client import AsyncGenerationStream, Generation, GenerationChunk
-from fathom_client.errors import InvalidArgumentError, InvalidRequestError
-from fathom_server.gateway.errors import InvalidApiRequestError
 
 _QUEUED_CHUNKS: Final = 8
-
-_FIELDS: Final[Mapping[str, str]] = {
-    "stop_words": "stop",
-    "json_schema": "response_format",
-    "structured_outputs": "response_format",
-    "input_ids": "prompt",
-    "prompt": "prompt",
-    "text_input": "prompt",
-}
-"""Fields of the API behind the names that the server's messages begin with, where these are others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +86,3 @@ async def all_of(start: Callable[[int], Any], count: int) -> list[Generation]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-@contextlib.contextmanager
-def naming_fields(known: Mapping[str, Any]) -> Iterator[None]:
-    """Turn the server's refusals into the API's, naming the field by which the message begins."""
-    try:
-        yield
-    except (InvalidArgumentError, InvalidRequestError) as error:
-        message = str(error).removeprefix(f"{error.model}: ")
-        begin = re.match(r"[a-z_]+", message)
-        name = begin[0] if begin is not None else ""
-        field = _FIELDS.get(name, name)
-        raise InvalidApiRequestError(message, param=field if field in known else None, code="invalid_value") from error

@@ -1,6 +1,6 @@
 """The stream of one request's answers: its first chunk decides whether there is an error or a stream."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing
 from typing import Any
 
@@ -8,7 +8,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fathom_server.gateway.answers.event_stream import DONE, EventStream, event, while_connected
-from fathom_server.gateway.answers.generation import PromptChunk, Streams, naming_fields
+from fathom_server.gateway.answers.field_names import FieldNames
+from fathom_server.gateway.answers.generation import PromptChunk, Streams
 from fathom_server.gateway.answers.usage import usage_of
 from fathom_server.gateway.edge.request_record import record_of
 from fathom_server.gateway.errors import api_error
@@ -24,16 +25,16 @@ async def answer_stream(
     write: WriteChunk,
     *,
     include_usage: bool,
-    known: Mapping[str, Any],
+    names: FieldNames,
 ) -> Response:
     """Wait for the first chunk, and answer with a stream of all of them.
 
-    ``entries`` are the entries of ``choices`` that a chunk of the generation makes, ``known`` the request's fields.
+    ``entries`` are the entries of ``choices`` that a chunk of the generation makes, ``names`` the request's fields.
     Raises ApiError and FathomError for what is refused, or fails, before the first chunk. What fails later is the
     stream's last event, and no ``[DONE]`` follows.
     """
     chunks = streams.chunks()
-    with naming_fields(known):
+    with names.told():
         first = await while_connected(request, anext(chunks))
     record = record_of(request.scope)
     further: dict[str, Any] = {"usage": None} if include_usage else {}

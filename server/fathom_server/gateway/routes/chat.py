@@ -10,7 +10,8 @@ from starlette.responses import Response
 from fathom_client import AsyncClient
 from fathom_server.gateway.answers.chat import ChatAnswerWriter, ChoiceStream
 from fathom_server.gateway.answers.event_stream import while_connected
-from fathom_server.gateway.answers.generation import PromptChunk, Streams, naming_fields
+from fathom_server.gateway.answers.field_names import FieldNames
+from fathom_server.gateway.answers.generation import PromptChunk, Streams
 from fathom_server.gateway.answers.stream import answer_stream
 from fathom_server.gateway.answers.usage import usage_of
 from fathom_server.gateway.catalog import ModelCatalog
@@ -40,12 +41,13 @@ async def chat_completions(request: Request, body: ChatRequest) -> Response:
         "request_id": record.request_id,
     }
     writer = ChatAnswerWriter(record.request_id, body.model, tools)
+    names = FieldNames(ChatRequest.model_fields, body.structure if tools is None else "tools")
     if not body.stream:
-        with naming_fields(ChatRequest.model_fields):
+        with names.told():
             answer = await while_connected(request, client.chat(body.model, messages, **options))
         whole = writer.whole(answer.choices, usage_of([answer], record))
         return Response(to_json(whole), media_type="application/json")
-    with naming_fields(ChatRequest.model_fields):
+    with names.told():
         streams = Streams([client.stream_chat(body.model, messages, **options)])
     choices: dict[int, ChoiceStream] = {}
 
@@ -59,5 +61,5 @@ async def chat_completions(request: Request, body: ChatRequest) -> Response:
         entries,
         writer.chunk,
         include_usage=body.include_usage,
-        known=ChatRequest.model_fields,
+        names=names,
     )

@@ -9,7 +9,8 @@ from starlette.responses import Response
 from fathom_client import AsyncClient
 from fathom_server.gateway.answers.completion import CompletionAnswerWriter
 from fathom_server.gateway.answers.event_stream import while_connected
-from fathom_server.gateway.answers.generation import Streams, all_of, naming_fields
+from fathom_server.gateway.answers.field_names import FieldNames
+from fathom_server.gateway.answers.generation import Streams, all_of
 from fathom_server.gateway.answers.stream import answer_stream
 from fathom_server.gateway.answers.usage import usage_of
 from fathom_server.gateway.catalog import ModelCatalog
@@ -51,8 +52,9 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
         }
         for index, prompt in enumerate(prompts)
     ]
+    names = FieldNames(CompletionRequest.model_fields, body.structure)
     if body.stream:
-        with naming_fields(CompletionRequest.model_fields):
+        with names.told():
             streams = Streams([client.stream(body.model, prompts[i], **options[i]) for i in range(len(prompts))])
         return await answer_stream(
             request,
@@ -60,9 +62,9 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
             writer.entries,
             writer.chunk,
             include_usage=body.include_usage,
-            known=CompletionRequest.model_fields,
+            names=names,
         )
-    with naming_fields(CompletionRequest.model_fields):
+    with names.told():
         generations = await while_connected(
             request, all_of(lambda i: client.generate(body.model, prompts[i], **options[i]), len(prompts))
         )

@@ -118,10 +118,9 @@ class ChatRequest(SamplingFields):
             )
         if self.tool_choice not in (None, "none") and not self.tools:
             raise ValueError("tool_choice is given without tools; send tools as well")
-        asked = self.structures()
-        if self.offered_tools and asked:
+        if self.offered_tools and self.structure is not None:
             raise ValueError(
-                f"{asked[0].field} contradicts tools, since an answer of that structure can hold no calls; leave one "
+                f"{self.structure} contradicts tools, since an answer of that structure can hold no calls; leave one "
                 "out, or set tool_choice to none"
             )
 

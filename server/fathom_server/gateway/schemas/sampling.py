@@ -101,6 +101,11 @@ class SamplingFields(StrictModel):
         """Whether a stream ends with the numbers of tokens."""
         return self.stream_options is not None and self.stream_options.include_usage
 
+    @property
+    def structure(self) -> str | None:
+        """The field by which the request asks for a structure."""
+        return next((structure.field for structure in self.structures()), None)
+
     def structures(self) -> list[Structure]:
         """The structures that the answer must have; a request that was checked has one at most."""
         inner = self.structured_outputs or StructuredOutputs()
