@@ -52,7 +52,7 @@ class Target:
         check_ranges(self)
         if self.metrics_url not in (None, METRICS_OFF):
             parts = urlsplit(self.metrics_url)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
                 raise ScenarioError(
                     f"is {self.metrics_url!r}; it must be http://HOST:PORT/metrics or off", "metrics_url"
                 )
