@@ -143,8 +143,8 @@ log-probability that of the sequence so far. An answer that is not streamed has 
 ``output_log_probs`` are laid end to end, ``num_output_tokens`` says where each sequence's end. ``sequence_index`` comes
 where there are several. ``cumulative_logprob`` (vLLM's) and ``cum_log_probs`` (TensorRT-LLM's) are the same.
 
-``logprobs`` is JSON, ``[{"token_id": …, "token": …, "logprob": …, "top": [{…}, …]}, …]``; ``token`` is the token's text,
-with its ``bytes`` in hexadecimal where they are no whole characters."""
+``logprobs`` is JSON, ``[{"token_id": …, "token": …, "logprob": …, "top": [{…}, …]}, …]``; ``token`` is the token's
+text, with its ``bytes`` in hexadecimal where they are no whole characters."""
 
 # ---- limits that client and server check alike ----
 MAX_SEQUENCES: Final = 128

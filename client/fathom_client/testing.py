@@ -13,7 +13,9 @@ Requests and answers are the real ones; only the network is left out. ``MemoryTr
 ``AsyncClient`` alike.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final, cast
 
 import grpc
@@ -72,6 +74,8 @@ class MemoryTransport:
     def __init__(self, models: Mapping[str, ScriptedModel]) -> None:
         self._models = dict(models)
         self._loaded = set(models)
+        self._succeeded: Counter[str] = Counter()
+        self._failed: Counter[str] = Counter()
 
     def __repr__(self) -> str:
         return f"MemoryTransport({sorted(self._models)})"
@@ -98,20 +102,32 @@ class MemoryTransport:
             raise Status(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{name}' is not found")
         return self._models[name]
 
+    @contextmanager
+    def _counting(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except FathomError:
+            self._failed[name] += 1
+            raise
+        self._succeeded[name] += 1
+
     # Triton's methods by their names in the service.
 
     def _ModelStreamInfer(self, request: Any, metadata: Pairs) -> Iterator[Any]:  # noqa: N802
         model = self._model(request.model_name)
         if not isinstance(model, ScriptedGenerator):
             raise Status(grpc.StatusCode.INVALID_ARGUMENT, f"unexpected inputs for {request.model_name}")
-        for response in model.stream(request, metadata):
-            yield service_pb2.ModelStreamInferResponse(infer_response=response)
+        with self._counting(request.model_name):
+            for response in model.stream(request, metadata):
+                yield service_pb2.ModelStreamInferResponse(infer_response=response)
 
     def _ModelInfer(self, request: Any, metadata: Pairs) -> Iterator[Any]:  # noqa: N802
         model = self._model(request.model_name)
         if isinstance(model, ScriptedGenerator):
             raise Status(grpc.StatusCode.UNIMPLEMENTED, "a model with decoupled transaction policy")
-        yield model.infer(request, metadata)
+        with self._counting(request.model_name):
+            response = model.infer(request, metadata)
+        yield response
 
     def _ServerLive(self, request: Any, metadata: Pairs) -> Iterator[Any]:  # noqa: N802
         yield service_pb2.ServerLiveResponse(live=True)
@@ -134,6 +150,15 @@ class MemoryTransport:
         response.config.name = request.name
         response.config.backend = "scripted"
         response.config.max_batch_size = self._model(request.name).max_batch_size
+        yield response
+
+    def _ModelStatistics(self, request: Any, metadata: Pairs) -> Iterator[Any]:  # noqa: N802
+        response = service_pb2.ModelStatisticsResponse()
+        for name in sorted(self._loaded) if not request.name else [request.name]:
+            self._model(name)
+            stats = response.model_stats.add(name=name, version="1", inference_count=self._succeeded[name])
+            stats.inference_stats.success.count = self._succeeded[name]
+            stats.inference_stats.fail.count = self._failed[name]
         yield response
 
     def _RepositoryIndex(self, request: Any, metadata: Pairs) -> Iterator[Any]:  # noqa: N802

@@ -237,6 +237,11 @@ async def test_server_of_scripts_is_a_server() -> None:
             client.load_model("nobody")
         with pytest.raises(ServerError, match="UNIMPLEMENTED"):
             client._ask("CudaSharedMemoryStatus", None)  # no public method asks for more
+        client.generate("chat", "a")
+        with pytest.raises(InvalidRequestError):
+            client.embed("minilm", "much too long")
+        counted = [(stats.name, stats.num_succeeded, stats.num_failed) for stats in client.statistics()]
+        assert counted == [("chat", 1, 0), ("minilm", 0, 1)]
     async with AsyncClient(transport=transport) as async_client:
         assert await async_client.is_ready("chat")
         assert [model.name for model in await async_client.models()] == ["chat", "minilm"]
