@@ -48,6 +48,7 @@ class GatewayProcess:
     settings: dict[str, Any] = field(default_factory=dict)
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
+    is_stopping: bool = False
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -74,11 +75,16 @@ class GatewayProcess:
     ) -> None:
         self.stop()
 
+    def ask_to_stop(self, signum: int = signal.SIGTERM) -> None:
+        """Send a signal without waiting; a second SIGTERM is not sent, since it would end running answers."""
+        if self.process is not None and self.process.poll() is None and not self.is_stopping:
+            self.is_stopping = True
+            self.process.send_signal(signum)
+
     def stop(self, signum: int = signal.SIGTERM) -> int:
         """Ask it to stop, wait for the end, and give its exit status."""
         assert self.process is not None
-        if self.process.poll() is None:
-            self.process.send_signal(signum)
+        self.ask_to_stop(signum)
         try:
             return self.process.wait(timeout=60)
         finally:

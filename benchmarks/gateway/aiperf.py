@@ -58,7 +58,7 @@ def measure() -> AiperfRun:
             *("--endpoint-type", "chat", "--streaming", "--tokenizer", str(SOURCE)),
             *("--concurrency", str(CONCURRENCY), "--request-count", str(REQUESTS), "--warmup-request-count", "16"),
             *("--synthetic-input-tokens-mean", "64", "--output-tokens-mean", "32", "--random-seed", "1"),
-            *("--artifact-dir", folder, "--ui", "none"),
+            *("--artifact-dir", folder, "--ui", "none", "--no-gpu-telemetry", "--no-server-metrics"),
         ]
         subprocess.run(command, check=True, cwd=folder)
         export = next(Path(folder).rglob("profile_export_aiperf.json"))

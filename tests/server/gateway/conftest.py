@@ -25,11 +25,16 @@ def start_gateway(
 ) -> Iterator[Callable[..., GatewayProcess]]:
     """Start a gateway with settings of its own; it runs to the session's end unless the test stops it."""
     with ExitStack() as stack:
+        started: list[GatewayProcess] = []
 
         def start(**settings: Any) -> GatewayProcess:
-            return stack.enter_context(GatewayProcess(triton.url, tmp_path_factory.mktemp("gateway"), settings))
+            gateway = GatewayProcess(triton.url, tmp_path_factory.mktemp("gateway"), settings)
+            started.append(stack.enter_context(gateway))
+            return gateway
 
         yield start
+        for gateway in started:  # all at once, so that they end together
+            gateway.ask_to_stop()
 
 
 @pytest.fixture(scope="session")

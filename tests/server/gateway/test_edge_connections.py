@@ -60,7 +60,8 @@ def test_the_second_head_of_a_connection_is_limited_like_the_first(hasty: Gatewa
     """A first good request buys no time for half of another."""
     with hasty.connect() as connection:
         connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        while not connection.recv(65536).endswith(b"}"):
+            pass
         connection.sendall(b"GET /health/live HT")
         assert read_to_end(connection).startswith(b"HTTP/1.1 408 ")
 

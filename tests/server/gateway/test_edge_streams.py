@@ -20,6 +20,12 @@ BYTES_A_STREAM = 256 << 10
 """Generous: a request, its task, and a call of gRPC."""
 
 
+@pytest.fixture(scope="module")
+def streaming(start_gateway: Callable[..., GatewayProcess]) -> GatewayProcess:
+    """A gateway of these tests' own, whose counters others leave alone."""
+    return start_gateway()
+
+
 def chat(text: str, **orders: Any) -> dict[str, Any]:
     """A request to the stand-in, which answers with the text; a line of JSON before it says how to behave."""
     content = f"{json.dumps(orders)}\n{text}"
@@ -42,9 +48,9 @@ def eventually(holds: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_streamed_answers_are_timed_and_counted(start_gateway: Callable[..., GatewayProcess]) -> None:
+def test_streamed_answers_are_timed_and_counted(streaming: GatewayProcess) -> None:
     """The first token's time and the tokens stand in the metrics and in the log."""
-    gateway = start_gateway()
+    gateway = streaming
     answer = gateway.ask("POST", PATH, {**chat("two words"), "stream": True}, {"X-Request-ID": "streamed"})
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert answer.body.endswith(b"data: [DONE]\n\n")
@@ -59,11 +65,10 @@ def test_streamed_answers_are_timed_and_counted(start_gateway: Callable[..., Gat
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_caller_who_hangs_up_is_counted_as_such(
-    start_gateway: Callable[..., GatewayProcess], tmp_path: Path, stream: bool
-) -> None:
+def test_a_caller_who_hangs_up_is_counted_as_such(streaming: GatewayProcess, tmp_path: Path, stream: bool) -> None:
     """Before its first token, the request leaves the gateway and the model at once, as status 499."""
-    gateway = start_gateway()
+    gateway, hung_up = streaming, "fathom_gateway_requests_total"
+    before = gateway.metric(hung_up, route=PATH, status="499")
     started, cancelled = tmp_path / "started", tmp_path / "cancelled"
     body = chat("hello", delay_s=60, started=str(started), marker=str(cancelled))
     with open_stream(gateway, {**body, "stream": stream}):
@@ -71,7 +76,7 @@ def test_a_caller_who_hangs_up_is_counted_as_such(
         assert gateway.metric("fathom_gateway_requests_in_flight", route=PATH) == 1
     eventually(cancelled.exists)
     eventually(lambda: gateway.metric("fathom_gateway_requests_in_flight", route=PATH) == 0)
-    assert gateway.metric("fathom_gateway_requests_total", route=PATH, status="499") == 1
+    assert gateway.metric(hung_up, route=PATH, status="499") == before + 1
 
 
 def test_a_stream_that_is_left_frees_its_keys_place(
@@ -97,9 +102,9 @@ def test_the_engine_learns_whose_request_it_is(
     assert (seen["id"], seen["parameters"]["client"]) == ("mine", "alice")
 
 
-def test_waiting_streams_cost_little_and_hold_up_nobody(start_gateway: Callable[..., GatewayProcess]) -> None:
+def test_waiting_streams_cost_little_and_hold_up_nobody(streaming: GatewayProcess) -> None:
     """Many streams that wait leave others in service, in bounded memory, and nothing when their callers go."""
-    gateway = start_gateway()
+    gateway = streaming
     assert gateway.process is not None
     gateway.ask("POST", PATH, {**chat("hello"), "stream": True})
     process = psutil.Process(gateway.process.pid)

@@ -9,6 +9,7 @@ OpenAI's error object. The time of a body is the ``body`` layer's.
 import asyncio
 import json
 import logging
+import re
 import resource
 import sys
 from typing import Any, ClassVar, Final
@@ -31,7 +32,7 @@ from fathom_server.gateway.settings import GatewaySettings
 MAX_HEAD_BYTES: Final = 32768
 """Request line and headers together."""
 
-LINGER_S: Final = 5.0
+LINGER_S: Final = 2.0
 """So long the rest of a body is read that was refused before its end: a caller that is cut off while it sends may never
 see the answer."""
 
@@ -39,6 +40,8 @@ FULL_RETRY_S: Final = 1.0
 SPARE_FILES: Final = 128
 """Files that are no caller's connection: the log, the listening socket, gRPC's own, and those about to be refused."""
 
+
+_HEAD_END: Final = re.compile(rb"\n\r?\n")
 
 _log: Final = logging.getLogger("fathom.gateway.http")
 _log.setLevel(logging.ERROR)  # uvicorn's warnings of bad requests say less than the lines of the access log
@@ -80,6 +83,10 @@ class GatewayProtocol(H11Protocol):
         """Take bytes in; those of a head have until the time that ran from its first byte."""
         if self.transport.is_closing():
             return
+        if self.conn.their_state is h11.IDLE and self._is_head_too_large(data):
+            message = f"the request's head is larger than {MAX_HEAD_BYTES} bytes; send fewer or shorter headers"
+            self._refuse("head", HeadTooLargeError(message, code="head_too_large"))
+            return
         super().data_received(data)
         if self.conn.their_state is not h11.IDLE:
             self._stop_head_timer()
@@ -106,13 +113,16 @@ class GatewayProtocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP; uvicorn calls this where h11 has raised."""
-        error = sys.exc_info()[1]
-        if getattr(error, "error_status_hint", 400) == HeadTooLargeError.status:
-            message = f"the request's head is larger than {MAX_HEAD_BYTES} bytes; send fewer or shorter headers"
-            self._refuse("head", HeadTooLargeError(message, code="head_too_large"))
-        else:
-            what = str(error or msg).partition(": bytearray")[0]  # without the bytes themselves
-            self._refuse("head", InvalidApiRequestError(f"this is no HTTP/1.1 request: {what}", code="no_http"))
+        what = str(sys.exc_info()[1] or msg).partition(": bytearray")[0]  # without the bytes themselves
+        self._refuse("head", InvalidApiRequestError(f"this is no HTTP/1.1 request: {what}", code="no_http"))
+
+    def _is_head_too_large(self, data: bytes) -> bool:
+        """Whether a head is, with these bytes; h11 looks only at heads that come in several pieces."""
+        received = self.conn.trailing_data[0] + data
+        if len(received) <= MAX_HEAD_BYTES:
+            return False
+        end = _HEAD_END.search(received)
+        return end is None or end.start() > MAX_HEAD_BYTES
 
     @property
     def _address(self) -> str:
