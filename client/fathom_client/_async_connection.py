@@ -14,6 +14,7 @@ from fathom_client._attempts import Attempts
 from fathom_client._channel import ChannelSettings, limit_s_of
 from fathom_client._endpoints import Endpoint, EndpointPool
 from fathom_client._status import CallContext, closed_client, error_of_status
+from fathom_client._tasks import is_task_cancelled
 from fathom_client._trace import Pairs, trace_metadata
 
 
@@ -24,12 +25,6 @@ class _Link:
     channel: aio.Channel
     stub: Any
     open_stream: Any
-
-
-def is_task_cancelled() -> bool:
-    """Whether a CancelledError is meant for the running task, rather than gRPC's word for a call cancelled here."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 class AsyncConnection:

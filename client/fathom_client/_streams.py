@@ -11,10 +11,10 @@ import grpc
 from grpc import aio
 
 from fathom_client._answer import Answer
-from fathom_client._async_connection import is_task_cancelled
 from fathom_client._attempts import Attempts
 from fathom_client._results import Generation, GenerationChunk
 from fathom_client._status import CallContext, broken_stream, error_of_message, error_of_status, locally_closed
+from fathom_client._tasks import is_task_cancelled
 from fathom_client.errors import FathomError, ServerUnavailableError, StreamBrokenError
 
 

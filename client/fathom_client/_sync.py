@@ -1,27 +1,23 @@
 """The client for threads and greenlets."""
 
 import threading
-from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 from tritonclient.grpc import service_pb2
 
-from fathom_client import _channel, _requests, _responses, _tokens, protocol
+from fathom_client import _channel, _requests, _tokens, protocol
 from fathom_client._address import DEFAULT_URL, check_urls
-from fathom_client._encoding import EncodePlan, classify_columns, embed_columns, plan_encode, rerank_columns
 from fathom_client._limits import Keepalive, Limits
-from fathom_client._lists import CONCURRENCY, BatchOutcome, Result, RowOutcomes, check_list, item_options
+from fathom_client._lists import CONCURRENCY, check_list, item_options
 from fathom_client._options import GenerateOptions, Message
-from fathom_client._results import Classification, Embeddings, Generation, Rerank, Tokenization
+from fathom_client._results import Generation, Tokenization
 from fathom_client._retry import Retry
 from fathom_client._status import CallContext
 from fathom_client._streams import GenerationStream
-from fathom_client._sync_connection import PendingCall
-from fathom_client._sync_control import ServerControl
+from fathom_client._sync_encoders import EncoderCalls
 from fathom_client._tensors import Tensor
 from fathom_client._timeouts import Timeout, as_timeout, check_seconds
 from fathom_client._tls import Tls
@@ -29,7 +25,7 @@ from fathom_client._transport import Transport
 from fathom_client.errors import FathomError
 
 
-class Client(ServerControl):
+class Client(EncoderCalls):
     """A connection to one server or to several; safe to share between threads, many requests at once.
 
     ``url`` is HOST:PORT of the gRPC service, or a list of them: requests go to the one that is healthy and has the
@@ -58,7 +54,6 @@ class Client(ServerControl):
         urls = check_urls(url)
         settings = _channel.check_settings(as_timeout(timeout), tls, keepalive, limits, retry, transport)
         super().__init__(urls, settings, _channel.check_metadata(metadata, api_key))
-        self._batch_sizes: dict[str, int] = {}
 
     def __repr__(self) -> str:
         return f"Client({self._description})"
@@ -109,90 +104,6 @@ class Client(ServerControl):
         return self._generate_each(
             model, "conversations", conversations, _requests.messages_prompt, concurrency, options
         )
-
-    def embed(
-        self,
-        model: str,
-        texts: str | Sequence[str],
-        *,
-        prompt_name: str | None = None,
-        truncate: bool = False,
-        batch_size: int | None = None,
-        timeout_s: float | None = None,
-    ) -> Embeddings:
-        """Return one vector a text, in order.
-
-        ``prompt_name`` chooses the prompt that the model puts before each text: ``"query"``, ``"document"`` or one of
-        its own; without it the model's default. A text that is too long for the model is refused, or cut with
-        ``truncate``. ``batch_size`` texts travel in one request, by default as many as the model takes. ``timeout_s``
-        is for all texts together.
-        """
-        columns = embed_columns(texts, prompt_name)
-        return _responses.embeddings(model, self._encode(model, columns, truncate, batch_size, timeout_s))
-
-    def embed_many(
-        self,
-        model: str,
-        texts: Sequence[str],
-        *,
-        prompt_name: str | None = None,
-        truncate: bool = False,
-        batch_size: int | None = None,
-        timeout_s: float | None = None,
-    ) -> list[Embeddings | FathomError]:
-        """Return for each text its vector (as Embeddings of one row), or its error, in order; see ``embed``."""
-        rows = RowOutcomes(texts)
-        columns = embed_columns(rows.texts, prompt_name) if rows.texts else {}
-        return self._encode_each(model, rows, columns, _responses.embeddings, truncate, batch_size, timeout_s)
-
-    def rerank(
-        self,
-        model: str,
-        query: str,
-        documents: Sequence[str],
-        *,
-        truncate: bool = False,
-        batch_size: int | None = None,
-        timeout_s: float | None = None,
-    ) -> Rerank:
-        """Return how well each document answers the query, in the order of the documents.
-
-        A pair that is too long for the model is refused, or its longer text cut with ``truncate``. ``batch_size`` pairs
-        travel in one request, by default as many as the model takes. ``timeout_s`` is for all documents together.
-        """
-        columns = rerank_columns(query, documents)
-        return _responses.rerank(model, self._encode(model, columns, truncate, batch_size, timeout_s))
-
-    def classify(
-        self,
-        model: str,
-        texts: str | Sequence[str],
-        *,
-        truncate: bool = False,
-        batch_size: int | None = None,
-        timeout_s: float | None = None,
-    ) -> Classification:
-        """Return the labels' probabilities for each text, in order.
-
-        A text that is too long for the model is refused, or cut with ``truncate``. ``batch_size`` texts travel in one
-        request, by default as many as the model takes. ``timeout_s`` is for all texts together.
-        """
-        columns = classify_columns(texts)
-        return _responses.classification(model, self._encode(model, columns, truncate, batch_size, timeout_s))
-
-    def classify_many(
-        self,
-        model: str,
-        texts: Sequence[str],
-        *,
-        truncate: bool = False,
-        batch_size: int | None = None,
-        timeout_s: float | None = None,
-    ) -> list[Classification | FathomError]:
-        """Return for each text its labels (as Classification of one row), or its error, in order; see ``classify``."""
-        rows = RowOutcomes(texts)
-        columns = classify_columns(rows.texts) if rows.texts else {}
-        return self._encode_each(model, rows, columns, _responses.classification, truncate, batch_size, timeout_s)
 
     def tokenize(
         self,
@@ -282,86 +193,6 @@ class Client(ServerControl):
             for stream in list(running):  # left early, by Ctrl-C for one
                 stream.close()
 
-    def _encode(
-        self,
-        model: str,
-        columns: Mapping[str, Sequence[bytes]],
-        truncate: bool,
-        batch_size: int | None,
-        timeout_s: float | None,
-    ) -> list[_responses.BatchAnswer]:
-        """Send the rows in batches; return each batch's answer, in order."""
-        plan = self._plan(model, columns, truncate, batch_size, timeout_s)
-        batches = plan.batches(plan.batch_size or self._max_batch_size(model))
-        if len(batches) == 1:  # a blocking call costs half of a future
-            plan.give_time(batches[0])
-            response = self._call("ModelInfer", batches[0], plan.context_of(batches[0]), plan.deadline_s)
-            return [(response, batches[0])]
-        responses = []
-        with closing(self._send_batches(batches, plan)) as outcomes:
-            for outcome in outcomes:
-                if isinstance(outcome, FathomError):
-                    raise self._explain(outcome)
-                responses.append(outcome)
-        return list(zip(responses, batches, strict=True))
-
-    def _encode_each(
-        self,
-        model: str,
-        rows: RowOutcomes,
-        columns: Mapping[str, Sequence[bytes]],
-        read: Callable[[str, Sequence[_responses.BatchAnswer]], Result],
-        truncate: bool,
-        batch_size: int | None,
-        timeout_s: float | None,
-    ) -> list[Result | FathomError]:
-        """Send the rows in batches, and those of a batch that is refused one by one; return each row's outcome."""
-        plan = self._plan(model, columns, truncate, batch_size, timeout_s)
-        if rows.texts:
-            batches = plan.batches(plan.batch_size or self._max_batch_size(model))
-            for refused in rows.take(read, plan, batches, list(self._send_batches(batches, plan))):
-                singles = plan.batches(1, refused)
-                rows.take(read, plan, singles, list(self._send_batches(singles, plan)), refused.start)
-        return rows.all()
-
-    def _plan(
-        self,
-        model: str,
-        columns: Mapping[str, Sequence[bytes]],
-        truncate: bool,
-        batch_size: int | None,
-        timeout_s: float | None,
-    ) -> EncodePlan:
-        limit_s = self._timeout.request_s if timeout_s is None else timeout_s
-        return plan_encode(self._url, model, columns, truncate, batch_size, limit_s)
-
-    def _send_batches(
-        self, batches: Sequence[service_pb2.ModelInferRequest], plan: EncodePlan
-    ) -> Generator[BatchOutcome, None, None]:
-        """Give each batch's response or error, in order; some are on their way at once."""
-        waiting: deque[PendingCall | FathomError] = deque()
-        try:
-            for batch in batches:
-                if len(waiting) == _channel.IN_FLIGHT_BATCHES:
-                    yield _outcome(waiting.popleft())
-                try:
-                    plan.give_time(batch)
-                    waiting.append(self._connection.begin("ModelInfer", batch, plan.context_of(batch), plan.deadline_s))
-                except FathomError as error:
-                    waiting.append(error)
-            while waiting:
-                yield _outcome(waiting.popleft())
-        finally:
-            for call in waiting:
-                if isinstance(call, PendingCall):
-                    call.cancel()
-
-    def _max_batch_size(self, model: str) -> int:
-        if model not in self._batch_sizes:
-            response = self._ask("ModelConfig", service_pb2.ModelConfigRequest(name=model), model)
-            self._batch_sizes[model] = max(1, response.config.max_batch_size)
-        return self._batch_sizes[model]
-
     def _tokenizer(self, request: service_pb2.ModelInferRequest, timeout_s: float | None) -> Any:
         if timeout_s is not None:
             check_seconds("timeout_s", timeout_s)
@@ -369,13 +200,3 @@ class Client(ServerControl):
         _requests.set_timeout(request, limit_s)
         context = CallContext(self._url, request.model_name, request.id, limit_s)
         return self._call("ModelInfer", request, context, _channel.deadline_s(limit_s))
-
-
-def _outcome(call: PendingCall | FathomError) -> BatchOutcome:
-    if isinstance(call, FathomError):
-        return call
-    try:
-        response: service_pb2.ModelInferResponse = call.result()
-    except FathomError as error:
-        return error
-    return response
