@@ -54,7 +54,7 @@ class AsyncEncoderCalls(AsyncServerControl):
         timeout_s: float | None = None,
     ) -> list[Embeddings | FathomError]:
         """Return for each text its vector (as Embeddings of one row), or its error, in order; see ``embed``."""
-        rows = RowOutcomes(texts)
+        rows = RowOutcomes("texts", texts)
         columns = embed_columns(rows.texts, prompt_name) if rows.texts else {}
         return await self._encode_each(model, rows, columns, _responses.embeddings, truncate, batch_size, timeout_s)
 
@@ -75,6 +75,21 @@ class AsyncEncoderCalls(AsyncServerControl):
         """
         columns = rerank_columns(query, documents)
         return _responses.rerank(model, await self._encode(model, columns, truncate, batch_size, timeout_s))
+
+    async def rerank_many(
+        self,
+        model: str,
+        query: str,
+        documents: Sequence[str],
+        *,
+        truncate: bool = False,
+        batch_size: int | None = None,
+        timeout_s: float | None = None,
+    ) -> list[Rerank | FathomError]:
+        """Return for each document its score (as Rerank of one document), or its error, in order; see ``rerank``."""
+        rows = RowOutcomes("documents", documents)
+        columns = rerank_columns(query, rows.texts) if rows.texts else {}
+        return await self._encode_each(model, rows, columns, _responses.rerank, truncate, batch_size, timeout_s)
 
     async def classify(
         self,
@@ -103,7 +118,7 @@ class AsyncEncoderCalls(AsyncServerControl):
         timeout_s: float | None = None,
     ) -> list[Classification | FathomError]:
         """Return for each text its labels (as Classification of one row), or its error, in order; see ``classify``."""
-        rows = RowOutcomes(texts)
+        rows = RowOutcomes("texts", texts)
         columns = classify_columns(rows.texts) if rows.texts else {}
         return await self._encode_each(model, rows, columns, _responses.classification, truncate, batch_size, timeout_s)
 

@@ -8,10 +8,10 @@ from tritonclient.grpc import service_pb2
 from fathom_client import _responses
 from fathom_client._encoding import EncodePlan
 from fathom_client._options import GenerateOptions, check_integer, check_text
-from fathom_client._results import Classification, Embeddings
+from fathom_client._results import Classification, Embeddings, Rerank
 from fathom_client.errors import FathomError, InvalidArgumentError, InvalidRequestError
 
-Result = TypeVar("Result", Embeddings, Classification)
+Result = TypeVar("Result", Embeddings, Rerank, Classification)
 BatchOutcome: TypeAlias = "service_pb2.ModelInferResponse | FathomError"
 
 CONCURRENCY = 16
@@ -35,20 +35,20 @@ def item_options(options: GenerateOptions, index: int) -> GenerateOptions:
 
 
 class RowOutcomes:
-    """The texts of ``embed_many`` or ``classify_many``, and what became of each.
+    """The texts of ``embed_many``, ``rerank_many`` or ``classify_many``, and what became of each.
 
     A text that this side refuses is not sent. A batch that the server refuses is sent again text by text, so that one
     text fails and not its neighbours.
     """
 
-    def __init__(self, texts: object) -> None:
+    def __init__(self, name: str, texts: object) -> None:
         self._outcomes: list[Any] = []
         self._places: list[int] = []
         self.texts: list[str] = []
-        for index, text in enumerate(check_list("texts", texts)):
+        for index, text in enumerate(check_list(name, texts)):
             self._outcomes.append(None)
             try:
-                check_text(f"texts[{index}]", text)
+                check_text(f"{name}[{index}]", text)
                 self.texts.append(text)
                 self._places.append(index)
             except InvalidArgumentError as error:

@@ -107,6 +107,11 @@ class Rerank:
     num_input_tokens: tuple[int, ...]
     model: str
 
+    def rows(self) -> "Iterator[Rerank]":
+        """Each document's own, with scores of [1]."""
+        for row, count in enumerate(self.num_input_tokens):
+            yield Rerank(self.scores[row : row + 1], (count,), self.model)
+
     @property
     def order(self) -> tuple[int, ...]:
         """Positions of the documents, the best first; equal ones as they were given."""

@@ -55,7 +55,7 @@ class EncoderCalls(ServerControl):
         timeout_s: float | None = None,
     ) -> list[Embeddings | FathomError]:
         """Return for each text its vector (as Embeddings of one row), or its error, in order; see ``embed``."""
-        rows = RowOutcomes(texts)
+        rows = RowOutcomes("texts", texts)
         columns = embed_columns(rows.texts, prompt_name) if rows.texts else {}
         return self._encode_each(model, rows, columns, _responses.embeddings, truncate, batch_size, timeout_s)
 
@@ -76,6 +76,21 @@ class EncoderCalls(ServerControl):
         """
         columns = rerank_columns(query, documents)
         return _responses.rerank(model, self._encode(model, columns, truncate, batch_size, timeout_s))
+
+    def rerank_many(
+        self,
+        model: str,
+        query: str,
+        documents: Sequence[str],
+        *,
+        truncate: bool = False,
+        batch_size: int | None = None,
+        timeout_s: float | None = None,
+    ) -> list[Rerank | FathomError]:
+        """Return for each document its score (as Rerank of one document), or its error, in order; see ``rerank``."""
+        rows = RowOutcomes("documents", documents)
+        columns = rerank_columns(query, rows.texts) if rows.texts else {}
+        return self._encode_each(model, rows, columns, _responses.rerank, truncate, batch_size, timeout_s)
 
     def classify(
         self,
@@ -104,7 +119,7 @@ class EncoderCalls(ServerControl):
         timeout_s: float | None = None,
     ) -> list[Classification | FathomError]:
         """Return for each text its labels (as Classification of one row), or its error, in order; see ``classify``."""
-        rows = RowOutcomes(texts)
+        rows = RowOutcomes("texts", texts)
         columns = classify_columns(rows.texts) if rows.texts else {}
         return self._encode_each(model, rows, columns, _responses.classification, truncate, batch_size, timeout_s)
 

@@ -23,6 +23,7 @@ from fathom_client import (
     InvalidRequestError,
     ModelNotFoundError,
     OverloadedError,
+    Rerank,
 )
 
 REFUSED = json.dumps({"error": ("INVALID_ARG", "not this one")}) + "\nhello"
@@ -100,6 +101,20 @@ async def test_labels_come_text_by_text(client: Client, async_client: AsyncClien
         rows = [outcome for outcome in outcomes if isinstance(outcome, Classification)]
         assert tuple(row.top_labels[0] for row in rows) == whole.top_labels
         np.testing.assert_array_equal(np.concatenate([row.scores for row in rows]), whole.scores)
+
+
+async def test_documents_are_judged_one_by_one(client: Client, async_client: AsyncClient) -> None:
+    """``rerank_many`` gives each document's own score, equal to that of ``rerank``; one that is none fails alone."""
+    documents = ["a bridge", "", "a long bridge", 7]
+    whole = client.rerank("reranker", "bridge", ["a bridge", "a long bridge"])
+    for outcomes in (
+        client.rerank_many("reranker", "bridge", documents),  # type: ignore[arg-type] # of which one is wrong
+        await async_client.rerank_many("reranker", "bridge", documents),  # type: ignore[arg-type]
+    ):
+        assert kinds(outcomes) == ["Rerank", "InvalidArgumentError", "Rerank", "InvalidArgumentError"]
+        assert str(outcomes[3]).startswith("documents[3] is a int")
+        scores = [outcome.scores for outcome in outcomes if isinstance(outcome, Rerank)]
+        np.testing.assert_array_equal(np.concatenate(scores), whole.scores)
 
 
 async def test_error_of_all_is_the_error_of_each(client: Client, async_client: AsyncClient) -> None:
