@@ -9,9 +9,11 @@ import psutil
 import pytest
 
 from fathom_client import metric_names
+from fathom_loadtest.cli import main
 from fathom_loadtest.errors import MetricsError
 from fathom_loadtest.metrics import stage_figures
 from fathom_loadtest.record import RequestRecord
+from fathom_loadtest.scenario import Target
 from fathom_loadtest.server_side.document import ServerSide
 from fathom_loadtest.server_side.observation import MOST_KEPT, Look, Observation
 from fathom_loadtest.server_side.processes import ProcessSample, ServerProcesses
@@ -258,3 +260,19 @@ def test_a_server_on_another_host_has_no_known_memory() -> None:
     """Only processes of this host can be looked at."""
     with pytest.raises(MetricsError, match=r"memory of the server is not known: elsewhere\.example is another host"):
         ServerProcesses("elsewhere.example:8001")
+
+
+@pytest.mark.parametrize("address", ["localhost:8002", "ftp://server/metrics", "http://user:secret@server/metrics"])
+def test_what_is_no_address_of_metrics_is_refused(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line names the flag, the value and the remedy, and the status is 2."""
+    assert main(["run", "--model", "m", "--input-tokens", "5", "--metrics-url", address]) == 2
+    stderr = capsys.readouterr().err
+    assert stderr == f"error: --metrics-url is {address!r}; it must be http://HOST:PORT/metrics or off\n"
+
+
+def test_the_address_of_the_metrics_follows_from_the_servers() -> None:
+    """It is Triton's port on the server's host, unless another one or none is given."""
+    assert Target("gpu-1:8001").metrics == "http://gpu-1:8002/metrics"
+    assert Target("[::1]:8001").metrics == "http://[::1]:8002/metrics"
+    assert Target("gpu-1:8001", metrics_url="https://gpu-1/triton").metrics == "https://gpu-1/triton"
+    assert Target("gpu-1:8001", metrics_url="off").metrics is None
