@@ -95,7 +95,15 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
     except OSError:
         pass
     finally:
-        target.close()
+        _hang_up(source, target)
+
+
+def _hang_up(*connections: socket.socket) -> None:
+    """Close both ways, which wakes whoever reads from them in another thread."""
+    for connection in connections:
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+        connection.close()
 
 
 async def test_addresses_of_one_name_take_turns() -> None:
@@ -183,7 +191,9 @@ class Standstill:
                 if not self.frozen.is_set():
                     target.sendall(data)
         except OSError:
-            target.close()
+            pass
+        finally:
+            _hang_up(source, target)
 
 
 async def test_pings_notice_a_server_that_stands_still(url: str, ordered: Callable[..., str]) -> None:

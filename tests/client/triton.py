@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -65,8 +66,9 @@ class Triton:
             return int(stats.inference_stats.success.count)
 
     def kill(self) -> None:
-        """End the server and its model processes at once, with no goodbye to anybody."""
-        os.killpg(self.process.pid, signal.SIGKILL)
+        """End the server and its model processes at once, with no goodbye to anybody; may be called again."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     def stop(self) -> None:
