@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from typing import Any, Final, Self
 
 from fathom_loadtest.server_side.document import ServerSide
@@ -43,7 +44,8 @@ class ServerSideWatch:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                pipe.close()
+                with suppress(OSError):  # a command that the process did not live to read
+                    pipe.close()
 
     def __enter__(self) -> Self:
         return self
