@@ -69,7 +69,7 @@ def test_latencies_that_changed_are_found(base: Path, tmp_path: Path, slower: fl
             assert one.low is not None
             assert one.high is not None
             assert one.low <= slower - 1 <= one.high
-        assert by_measure["error_rate"].verdict == "no difference"
+        assert by_measure["error_rate"].verdict in ("no difference", "unclear")
 
 
 def test_failures_are_found(base: Path, tmp_path: Path) -> None:
