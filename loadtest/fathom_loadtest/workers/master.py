@@ -83,7 +83,10 @@ class WorkerCrew(Crew):
             self._processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True))
 
     def gather(self, number: int, workload: Workload) -> None:
-        """Wait for so many workers and give each the workload. Raises WorkerError where they do not come or cannot."""
+        """Wait for so many workers and give each the workload; who comes later has nothing to do.
+
+        Raises WorkerError where they do not come in time, or cannot work.
+        """
         message = wire.workload_message(workload)
         deadline = time.monotonic() + GATHER_WITHIN_S
         while sum(member.is_prepared for member in self._members) < number:
@@ -106,6 +109,7 @@ class WorkerCrew(Crew):
                     if found.data["error"] is not None:
                         raise WorkerError(f"{member}: {found.data['error']}")
                     member.is_prepared = True
+        self._members = [member for member in self._members if member.is_prepared][:number]
 
     def run_phase(self, phase: Phase, watch: ServerWatch) -> GeneratorLoad:
         """Run a phase on the workers; fewer users than workers leave some of these idle."""
