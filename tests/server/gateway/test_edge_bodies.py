@@ -180,7 +180,11 @@ def test_a_body_that_does_not_come_is_refused(tight: GatewayProcess) -> None:
     with tight.connect() as connection:
         head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
         connection.sendall(head.encode() + b'{"model"')
-        answer = connection.recv(65536)
+        answer = b""
+        while not answer.endswith(b"}}"):
+            received = connection.recv(65536)
+            assert received, answer
+            answer += received
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"slow_request" in answer
     assert tight.metric("fathom_gateway_requests_in_flight", route=PATH) == 0

@@ -9,7 +9,7 @@ from fathom_server.gateway.settings import GatewaySettings
 
 
 class Admission:
-    """Counts what is asked of the models, ``POST /v1/…``, and refuses what is over a key's limits.
+    """Counts what is asked of the models, and refuses what is over a key's limits.
 
     Answers carry how much of the limits is left. Tokens are known when a request has ended: the request that overdraws
     is served, and the next one waits.
@@ -22,7 +22,7 @@ class Admission:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or say which limit it is over."""
-        if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].startswith("/v1/"):
+        if scope["type"] != "http" or not record_of(scope).is_work:
             await self._app(scope, receive, send)
             return
         record = record_of(scope)

@@ -49,7 +49,7 @@ class _Body:
 
 
 class Body:
-    """Reads the body of a POST whole and hands it on in one piece."""
+    """Reads the body of a request of the models whole and hands it on in one piece."""
 
     def __init__(self, app: ASGIApp, settings: GatewaySettings) -> None:
         self._app = app
@@ -58,7 +58,7 @@ class Body:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or say what is wrong with its body."""
-        if scope["type"] != "http" or scope["method"] != "POST":
+        if scope["type"] != "http" or not record_of(scope).is_work:
             await self._app(scope, receive, send)
             return
         record, body = record_of(scope), _Body()

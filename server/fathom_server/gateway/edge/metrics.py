@@ -27,7 +27,8 @@ class GatewayMetrics:
     """One gateway's counters, in a registry of their own, and those of its process."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # a second series for each, that says when it began
+        # a second series for each, that says when it began
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)

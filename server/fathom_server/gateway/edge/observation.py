@@ -39,7 +39,8 @@ class Observation:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        record = begin_record(scope, self._route_of(scope["path"]))
+        route = self._route_of(scope["path"])
+        record = begin_record(scope, route, is_work=scope["method"] == "POST" and route in self._posted)
         is_complete = False
 
         async def receive_seen() -> Message:
@@ -80,6 +81,11 @@ class Observation:
     def _routes(self) -> dict[str, re.Pattern[str]]:
         """The documented paths and what they match."""
         return {path: compile_path(path)[0] for path in self._api.openapi()["paths"]}
+
+    @cached_property
+    def _posted(self) -> frozenset[str]:
+        """The documented paths that take a POST."""
+        return frozenset(path for path, operations in self._api.openapi()["paths"].items() if "post" in operations)
 
     def _route_of(self, path: str) -> str:
         if path in self._routes:

@@ -28,16 +28,17 @@ _STATE: Final = "record"
 class RequestRecord:
     """One HTTP request. Times are of ``time.perf_counter``.
 
-    ``key_name`` is None until the key has been accepted. ``status`` is 0 until the answer begins. ``first_output_s`` is
-    when the first bytes of a streamed answer went out. ``rejected`` is why a layer of the edge turned the request away.
-    ``trace`` is the caller's W3C trace context; ``prompt`` is the request's body, where the settings let texts into
-    the log.
+    ``is_work`` is whether a model is asked, by a POST that an endpoint takes. ``key_name`` is None until the key has
+    been accepted. ``status`` is 0 until the answer begins. ``first_output_s`` is when the first bytes of a streamed
+    answer went out. ``rejected`` is why a layer of the edge turned the request away. ``trace`` is the caller's W3C
+    trace context; ``prompt`` is the request's body, where the settings let texts into the log.
     """
 
     request_id: str
     method: str
     path: str
     route: str
+    is_work: bool
     address: str
     trace: TraceContext | None
     begun_s: float = field(default_factory=time.perf_counter)
@@ -63,7 +64,7 @@ class RequestRecord:
         return None if self.key_name == ANONYMOUS else self.key_name
 
 
-def begin_record(scope: MutableMapping[str, Any], route: str) -> RequestRecord:
+def begin_record(scope: MutableMapping[str, Any], route: str, *, is_work: bool) -> RequestRecord:
     """Make the record of an ASGI HTTP scope and leave it there for ``record_of``."""
     headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
     given = headers.get(b"x-request-id", "")
@@ -72,6 +73,7 @@ def begin_record(scope: MutableMapping[str, Any], route: str) -> RequestRecord:
         method=scope["method"],
         path=scope["path"],
         route=route,
+        is_work=is_work,
         address=(scope.get("client") or ("",))[0],
         trace=_trace(headers.get(b"traceparent"), headers.get(b"tracestate")),
     )

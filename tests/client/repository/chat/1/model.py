@@ -59,7 +59,14 @@ class TritonPythonModel:
                 "parameters": json.loads(request.parameters() or "{}"),
                 "timeout_us": request.timeout(),
             }
-            threading.Thread(target=self._answer, args=(tensors, context), daemon=True).start()
+            threading.Thread(target=self._answer_or_refuse, args=(tensors, context), daemon=True).start()
+
+    def _answer_or_refuse(self, tensors, context):
+        """Let no request hang, whatever it holds."""
+        try:
+            self._answer(tensors, context)
+        except Exception as error:
+            self._fail(context["sender"], f"the stand-in cannot read this: {error!r}", pb_utils.TritonError.INVALID_ARG)
 
     def _prompt(self, tensors):
         if "input_ids" in tensors:
