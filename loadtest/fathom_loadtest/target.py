@@ -29,6 +29,8 @@ _ATTEMPTS: Final = 3
 _BETWEEN_ATTEMPTS_S: Final = 1.0
 _CONTROL_S: Final = 5.0
 _COUNTS_AT_ONCE: Final = 8
+_COUNT_ATTEMPTS: Final = 50
+_BETWEEN_COUNTS_S: Final = 0.2
 
 
 def connect(target: Target) -> Client:
@@ -95,7 +97,7 @@ def check_target(client: Client, scenario: Scenario) -> dict[str, str]:
 
     Raises ServerError naming the server or the model.
     """
-    found = {}
+    found: dict[str, str] = {}
     for model in scenario.models:
         try:
             server = client.server_metadata()
@@ -140,10 +142,18 @@ class TokenCounter:
         return counts
 
     def _ask(self, text: str) -> int | FathomError:
-        try:
-            return self._count(text)
-        except FathomError as error:  # handed to the caller: gevent would print what a greenlet raises
-            return error
+        failure: FathomError | None = None
+        for _ in range(_COUNT_ATTEMPTS):
+            try:
+                return self._count(text)
+            except OverloadedError as error:  # a short queue, which others or our own questions fill
+                failure = error
+                time.sleep(_BETWEEN_COUNTS_S)
+            except FathomError as error:
+                failure = error
+                break
+        assert failure is not None  # noqa: S101 - there is at least one attempt
+        return failure  # handed to the caller: gevent would print what a greenlet raises
 
     def _count(self, text: str) -> int:
         model = self.task.model

@@ -1,5 +1,6 @@
 """A run from Locust's own web UI: whoever sits there chooses the number of users, starts and stops."""
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -61,6 +62,7 @@ class WebTest:
         environment.events.test_start.add_listener(lambda **_: self._open(user_class))
         environment.events.test_stop.add_listener(lambda **_: self._close())
         runner = environment.create_local_runner()
+        del sys.argv[1:]  # the UI takes them for Locust's own
         web_ui = environment.create_web_ui(HOST, self._port)
         history = gevent.spawn(stats_history, runner)
         gevent.sleep(_TICK_S)

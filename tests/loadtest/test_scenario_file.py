@@ -221,7 +221,7 @@ def test_any_key_can_be_set(tmp_path: Path) -> None:
         (["--set", "load.users=0"], "--set load.users[0] is 0; it must be at least 1"),
         (["--set", "load.userz=1"], "--set load.userz is not a known key; did you mean 'users'?"),
         (["--set", "tasks[7].model=x"], "tasks[7].model has no such entry"),
-        (["--set", "seed.x=1"], "--set seed is {'x': 1}; it must be a whole number"),
+        (["--set", "seed.x=1"], "seed is {'x': 1}; it must be a whole number"),
         (["--users", "0"], "--users[0] is 0; it must be at least 1"),
         (["--rate", "1", "--users", "1"], "--users and --rate are two shapes of load; give one of them"),
         (["--ramp-from", "1"], "--ramp-from is not a known key"),

@@ -199,12 +199,14 @@ def scenario_of(options: argparse.Namespace) -> Scenario:
     for flag, other in (("duration_s", "requests"), ("requests", "duration_s")):
         if flag in given and other not in given:
             overrides[f"load.{other}"] = None  # the flag takes the place of the file's limit, whichever it is
-    overrides |= dict(parse_setting(setting) for setting in options.set)
+    settings = dict(parse_setting(setting) for setting in options.set)
+    overrides |= settings
     if options.scenario is None and not any(path.startswith("tasks") for path in overrides):
         raise ScenarioError("nothing to run; name a scenario's TOML file, or a model with --model")
     if options.scenario is None:
         overrides = _defaults(overrides) | overrides
-    return read_scenario(options.scenario, overrides, _NAMES, single=[_FLAGS[flag] for flag in _ONE_TASK])
+    names = {path: name for path, name in _NAMES.items() if path not in settings}
+    return read_scenario(options.scenario, overrides, names, single=[_FLAGS[flag] for flag in _ONE_TASK])
 
 
 def _defaults(overrides: dict[str, Any]) -> dict[str, Any]:

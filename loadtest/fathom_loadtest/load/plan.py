@@ -65,12 +65,17 @@ def _sweep(load: Sweep) -> Plan:
         if broke is None:
             if level >= load.most:
                 return knee
-            level = min(_rounded(load, level * load.factor), load.most)
+            level = min(max(_rounded(load, level * load.factor), _next(load, level)), load.most)
             continue
         middle = _rounded(load, (held + broke) / 2)
         if left == 0 or not held < middle < broke:
             return knee
         level, left = middle, left - 1
+
+
+def _next(load: Sweep, level: float) -> float:
+    """The least that is more: a sweep with a small factor still climbs."""
+    return level + 1 if load.over == "users" else level
 
 
 def _rounded(load: Sweep, level: float) -> float:

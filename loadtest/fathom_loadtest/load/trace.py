@@ -51,9 +51,9 @@ def load_trace(load: TraceReplay) -> Trace:
     path = load.file
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            first = file.read(1)
+            beginning = file.read(4096).lstrip()
             file.seek(0)
-            read: Callable[[Any, Path], Iterator[TraceEntry]] = _mooncake if first == "{" else _azure
+            read: Callable[[Any, Path], Iterator[TraceEntry]] = _mooncake if beginning[:1] == "{" else _azure
             entries = sorted(read(file, path), key=lambda entry: entry.due_s)
     except OSError as error:
         raise TraceError(f"{path}: cannot be read ({error.strerror}); name a trace") from error

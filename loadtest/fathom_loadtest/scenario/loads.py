@@ -90,7 +90,7 @@ class Sweep:
 
     over: Annotated[Literal["users", "rate"], Key("what grows: `users` of a closed loop, or the `rate` of an open one")]
     start: Annotated[float, Key("level of the first stage", above=0)] = 1.0
-    factor: Annotated[float, Key("how much each stage has more than the one before", above=1)] = 2.0
+    factor: Annotated[float, Key("how many times as much each stage has as the one before", minimum=1.01)] = 2.0
     most: Annotated[float, Key("highest level to try", above=0)] = 1024.0
     attainment: Annotated[float, Key("share of requests that must meet all SLOs", above=0, maximum=1)] = 0.95
     bisections: Annotated[int, Key("stages between the last level that held and the first that broke", minimum=0)] = 4

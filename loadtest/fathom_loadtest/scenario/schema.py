@@ -40,7 +40,7 @@ def _table(table: type) -> dict[str, Any]:
 
 
 def _value(key: TypedKey) -> dict[str, Any]:
-    described = {"description": key.key.help.replace("`", "")}
+    described: dict[str, Any] = {"description": key.key.help.replace("`", "")}
     if isinstance(key.default, str | int | float) and key.default != "":
         described["default"] = key.default
     return described | _kind(key.kind, key.key)
