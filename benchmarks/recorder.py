@@ -1,6 +1,6 @@
 """The recorder's proof: what fathom-load reports of a twin whose times are set, beside perf_analyzer's figures.
 
-    python -m benchmarks.recorder            # about five minutes; rewrites the tables of docs/twin.md
+    python -m benchmarks.recorder            # about three minutes; rewrites the tables of docs/twin.md
 
 1. TTFT, ITL and the gaps between responses that the twin is told come back in fathom-load's report, by their medians.
 2. A unary load has the same latency and throughput by fathom-load and by NVIDIA's perf_analyzer, in turns.
@@ -81,7 +81,7 @@ class Comparison:
 def main() -> int:
     """Run the proof; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=8.0, help="length of a run (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="length of a run (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each tool (default: %(default)s)")
     parser.add_argument("--only", choices=["times", "unary", "ceiling"], help="one of the three; nothing is written")
     parser.add_argument("--output", type=Path, help="JSON to write in place of benchmarks/results and docs/twin.md")

@@ -24,7 +24,7 @@ class Twin:
         lines = (
             line
             for each in models
-            for line in ("[[models]]", *(f"{name} = {json.dumps(value)}" for name, value in each.items()))
+            for line in ("[[models]]", *(f"{name} = {_toml(value)}" for name, value in each.items()))
         )
         self._settings = folder / "twin.toml"
         self._settings.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -92,6 +92,13 @@ async def read_streams(url: str, model: str, streams: int, tokens: int) -> list[
             return StreamRead(len(times), (times[-1] - times[0]) * 1e3 / (tokens - 1))
 
         return list(await asyncio.gather(*(read() for _ in range(streams))))
+
+
+def _toml(value: object) -> str:
+    """A setting as TOML writes it, which is JSON but for tables."""
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{name} = {_toml(each)}' for name, each in value.items())} }}"
+    return json.dumps(value)
 
 
 def _bytes_element(content: bytes) -> bytes:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,11 +91,15 @@ class TwinServer:
         return samples
 
     def ask(self, model: str, body: dict[str, Any]) -> list[dict[str, Any]]:
-        """The events of ``generate_stream``: keys that are no input travel as request parameters."""
+        """The events of ``generate_stream``, errors among them; keys that are no input travel as request parameters."""
         assert self.ports is not None
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.ports['http']}/v2/models/{model}/generate_stream", json.dumps(body).encode()
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            lines = answer.read().decode().splitlines()
-        return [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as refused:  # the first event is an error: it is the status, too
+            text = refused.read()
+        lines = (line.removeprefix("data: ") for line in text.decode().splitlines())
+        return [json.loads(line) for line in lines if line]

@@ -22,6 +22,9 @@ _TIMES: Final = (
     names.PREFILL_TIME,
     names.DECODE_TIME,
 )
+_PRECISION: Final = "none"
+"""A twin has no weights."""
+
 _STEP_KINDS: Final = ("prefill", "decode", "mixed")
 
 
@@ -65,6 +68,7 @@ class TwinMetrics:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _prompt_tokens: int = 0
     _generation_tokens: int = 0
+    _begun: int = 0
     _ends: Counter[str] = field(default_factory=Counter)
     _times: Mapping[str, Histogram] = field(default_factory=lambda: {name: Histogram() for name in _TIMES})
 
@@ -83,6 +87,7 @@ class TwinMetrics:
     def first_token(self, times: AnswerTimes) -> None:
         """Time the beginning of an answer."""
         with self._lock:
+            self._begun += 1
             self._times[names.TIME_TO_FIRST_TOKEN].observe(times.first_s - times.arrived_s)
             self._times[names.PREFILL_TIME].observe(times.first_s - times.admitted_s)
 
@@ -110,6 +115,7 @@ class TwinMetrics:
                 ((names.PROMPT_TOKENS, ()), self._prompt_tokens),
                 ((names.GENERATION_TOKENS, ()), self._generation_tokens),
                 *(((name, ()), 0) for name in _NEVER_COUNTED),
+                ((names.REQUESTS_BY_PRECISION, ((names.PRECISION, _PRECISION),)), self._begun),
                 *(((names.REQUEST_ENDS, ((names.FINISHED_REASON, reason),)), n) for reason, n in self._ends.items()),
             ]
             for name, histogram in self._times.items():

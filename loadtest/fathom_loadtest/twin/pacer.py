@@ -11,10 +11,12 @@ from typing import Final
 
 from fathom_loadtest.errors import RefusedRequest
 from fathom_loadtest.twin.admission import Admission
-from fathom_loadtest.twin.answer import Answer
+from fathom_loadtest.twin.answer import Answer, AnswerSender, Refusal
 from fathom_loadtest.twin.metrics import TwinMetrics
 
 logger: Final = logging.getLogger("fathom.twin")
+
+Paced = Answer | Refusal
 
 _ASK_EACH_S: Final = 0.02
 _ASK_ONE_S: Final = 0.004
@@ -32,10 +34,10 @@ class Pacer:
     """
 
     def __init__(self, max_batch: int, max_queue: int, metrics: TwinMetrics, lanes: int) -> None:
-        self.admission: Admission[Answer] = Admission(max_batch, max_queue)
+        self.admission: Admission[Paced] = Admission(max_batch, max_queue)
         self._metrics = metrics
         self._lanes = [_Lane(self, metrics) for _ in range(lanes)]
-        self._lane_of: dict[Answer, _Lane] = {}
+        self._lane_of: dict[Paced, _Lane] = {}
         self._turn = itertools.count()
 
     def submit(self, answer: Answer) -> None:
@@ -48,7 +50,13 @@ class Pacer:
             raise
         lane.add(answer, admitted=runs)
 
-    def leave(self, answer: Answer) -> None:
+    def refuse(self, sender: AnswerSender, refusal: RefusedRequest) -> None:
+        """Refuse a request, a moment later and from a lane's thread."""
+        answer = Refusal(sender, refusal)
+        lane = self._lane_of[answer] = self._lanes[next(self._turn) % len(self._lanes)]
+        lane.add(answer, admitted=False)
+
+    def leave(self, answer: Paced) -> None:
         """Free what an ended answer held, for the next one that waits."""
         self._lane_of.pop(answer, None)
         following = self.admission.leave(answer)
@@ -71,17 +79,17 @@ class _Lane:
         self._pacer = pacer
         self._metrics = metrics
         self._changed = threading.Condition()
-        self._events: list[tuple[float, int, Answer]] = []
+        self._events: list[tuple[float, int, Paced]] = []
         self._order = itertools.count()
-        self._entry_of: dict[Answer, int] = {}
-        self._to_ask: deque[Answer] = deque()
+        self._entry_of: dict[Paced, int] = {}
+        self._to_ask: deque[Paced] = deque()
         self._ask_s = 0.0
         self._wake_s = 0.0
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="fathom-twin-lane", daemon=True)
         self._thread.start()
 
-    def add(self, answer: Answer, *, admitted: bool) -> None:
+    def add(self, answer: Paced, *, admitted: bool) -> None:
         with self._changed:
             now_s = time.monotonic()
             if not self._to_ask:
@@ -91,7 +99,7 @@ class _Lane:
                 answer.admit(now_s, self._metrics)
             self._schedule(answer)
 
-    def admit(self, answer: Answer) -> None:
+    def admit(self, answer: Paced) -> None:
         with self._changed:
             answer.admit(time.monotonic(), self._metrics)
             self._schedule(answer)
@@ -102,7 +110,7 @@ class _Lane:
             self._changed.notify()
         self._thread.join()
 
-    def _schedule(self, answer: Answer) -> None:
+    def _schedule(self, answer: Paced) -> None:
         """Note when an answer moves on, in place of what was noted before; wakes the thread where that is sooner."""
         if answer.ended:  # its caller left while it was let in
             return
@@ -135,7 +143,7 @@ class _Lane:
                 with self._changed:
                     self._schedule(answer)
 
-    def _wait(self) -> tuple[Answer, bool] | None:
+    def _wait(self) -> tuple[Paced, bool] | None:
         """Wait until an answer moves on, or its caller is to be asked for; None when the lane closes."""
         with self._changed:
             while not self._closing:
@@ -154,7 +162,7 @@ class _Lane:
                 self._wake_s = 0.0
             return None
 
-    def _next_to_ask(self, now_s: float) -> Answer | None:
+    def _next_to_ask(self, now_s: float) -> Paced | None:
         while self._to_ask:
             answer = self._to_ask.popleft()
             if not answer.ended:

@@ -69,7 +69,7 @@ class TritonPythonModel:
 
     def _outputs(self, tensors: Tensors) -> dict[str, npt.NDArray[Any]]:
         columns = (protocol.QUERY, protocol.DOCUMENT) if self._settings.task == "rerank" else (protocol.TEXT_INPUT,)
-        rows = list(zip(*([text(value, name) for value in tensors[name]] for name in columns), strict=True))
+        rows = list(zip(*([_text(value, name) for value in tensors[name]] for name in columns), strict=True))
         counts = [_FRAME_TOKENS + sum(len(vocabulary.encode(each)) for each in row) for row in rows]
         keys = np.array([zlib.crc32("\0".join(row).encode()) for row in rows], dtype=np.uint32)
         outputs = {protocol.NUM_INPUT_TOKENS: np.array(counts, dtype=np.uint32)[:, np.newaxis]}
@@ -92,6 +92,13 @@ class TritonPythonModel:
         sums = self._directions[keys % _DIRECTIONS] + self._directions[keys // _DIRECTIONS % _DIRECTIONS]
         unit: npt.NDArray[np.float32] = sums / np.linalg.norm(sums, axis=1, keepdims=True)
         return unit
+
+
+def _text(value: bytes, name: str) -> str:
+    decoded = text(value, name)
+    if not decoded.strip():
+        raise RefusedRequest("INVALID_ARGUMENT", f"{name} is empty; give at least one character that is not a space")
+    return decoded
 
 
 def _response(request: Any, outcome: dict[str, Any] | RefusedRequest) -> Any:

@@ -84,14 +84,13 @@ class TritonPythonModel:
             sender = request.get_response_sender()
             try:
                 self._submit(request, sender)
-            except RefusedRequest as refusal:
-                _refuse(sender, refusal)
+                continue
+            except RefusedRequest as caught:
+                refusal = caught
             except Exception:
                 logger.exception("request %s failed", request.request_id())
-                _refuse(sender, RefusedRequest("INTERNAL", f"the request (id {request.request_id()}) cannot be read"))
-            else:
-                continue
-            self._metrics.failed("error")
+                refusal = RefusedRequest("INTERNAL", f"the request (id {request.request_id()}) cannot be read")
+            self._pacer.refuse(TritonSender(sender), refusal)
 
     def finalize(self) -> None:
         """End what is left, and give back what Triton lent before its process ends."""
@@ -161,18 +160,21 @@ class _Shape:
 class TritonSender:
     """Responses of one request (see ``AnswerSender``)."""
 
-    def __init__(self, sender: Any, shape: _Shape) -> None:
+    def __init__(self, sender: Any, shape: _Shape | None = None) -> None:
         self._sender = sender
         self._shape = shape
 
     def send(self, first: int, count: int, finish_reason: str | None) -> None:
         """See ``AnswerSender.send``."""
+        if self._shape is None:
+            raise RuntimeError("a refused request has no answer")
         response = pb_utils.InferenceResponse(self._shape.tensors(first, count, finish_reason))
         self._sender.send(response, flags=0 if finish_reason is None else _FINAL)
 
     def fail(self, refusal: RefusedRequest) -> None:
         """See ``AnswerSender.fail``."""
-        _refuse(self._sender, refusal)
+        response = pb_utils.InferenceResponse(output_tensors=[], error=triton_error(refusal))
+        self._sender.send(response, flags=_FINAL)
 
     def cut(self) -> None:
         """See ``AnswerSender.cut``."""
@@ -181,10 +183,6 @@ class TritonSender:
     def is_cancelled(self) -> bool:
         """See ``AnswerSender.is_cancelled``."""
         return bool(self._sender.is_cancelled())
-
-
-def _refuse(sender: Any, refusal: RefusedRequest) -> None:
-    sender.send(pb_utils.InferenceResponse(output_tensors=[], error=triton_error(refusal)), flags=_FINAL)
 
 
 def _wishes(tensors: Tensors) -> Wishes:
