@@ -82,7 +82,7 @@ class Draws:
         """Mean of the values in each draw, [draws]; ``where`` [values] is each value's slice."""
         import numpy as np
 
-        sums = np.bincount(where, weights=values, minlength=self.slices)
+        sums = np.bincount(where, weights=values, minlength=self.slices).astype(np.float64)
         return self.ratios(sums, np.bincount(where, minlength=self.slices).astype(np.float64))
 
     def quantiles(

@@ -229,8 +229,9 @@ def _changes(measure: Measure, a: "NDArray[np.float64]", b: "NDArray[np.float64]
     import numpy as np
 
     if measure.absolute:
-        return b - a
-    return np.divide(b, a, out=np.full(len(a), np.nan), where=a > 0) - 1
+        return np.subtract(b, a)
+    ratios: NDArray[np.float64] = np.divide(b, a, out=np.full(len(a), np.nan), where=a > 0)
+    return np.subtract(ratios, 1)
 
 
 def _difference(

@@ -158,4 +158,5 @@ class StageDraws:
     def _sums(self, values: Values) -> "NDArray[np.float64]":
         import numpy as np
 
-        return np.bincount(self._where(values), weights=np.asarray(values.values), minlength=self.slices)
+        sums = np.bincount(self._where(values), weights=np.asarray(values.values), minlength=self.slices)
+        return sums.astype(np.float64)
