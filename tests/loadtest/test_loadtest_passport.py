@@ -30,7 +30,7 @@ def test_the_newest_loaded_version_counts(tmp_path: Path) -> None:
     write_passport(tmp_path, "paced", 1)
     write_passport(tmp_path, "paced", 2, precision="int4", files={"paced/2/model.onnx": "00fe"})
     write_passport(tmp_path, "paced", 3, precision="fp32")
-    write_passport(tmp_path, "other", 2, models=["other"], version=9, precision="fp16")
+    write_passport(tmp_path, "other", 2, models=["other"], precision="fp16")
     rows = passport_rows(tmp_path, "paced", ["1", "2"])
     assert rows["precision"] == "int4"
     assert (rows["source"], rows["revision"]) == ("org/model", "abc")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.loadtest.command import finish, start, write_prompts
+from tests.loadtest.test_load_web_ui import wait_until_served
 
 if TYPE_CHECKING:
     from conftest import Triton, Visit
@@ -23,9 +24,7 @@ def test_a_test_is_started_watched_and_stopped_in_the_ui(
     prompts = write_prompts(tmp_path, "hello there")
     process = start(triton, tmp_path / "out", ["--model", "paced", "--prompts", prompts, "--web-ui", port])
     try:
-        assert process.stderr is not None
-        announced = process.stderr.readline()
-        assert f"http://127.0.0.1:{port}" in announced, announced
+        wait_until_served(port, process)
         shown = visit(f"http://127.0.0.1:{port}/", width=width)
         page = shown.page
         page.get_by_role("textbox", name="users").or_(page.locator("input[name='userCount']")).first.fill("2")
