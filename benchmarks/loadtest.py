@@ -176,8 +176,8 @@ def misses(found: Sequence[Ceiling]) -> Iterator[str]:
 
 
 HEAD: Final = (
-    "| one core drives | of | users | a second | a CPU second | event loop | lag p95, ms |",
-    "|---|---|--:|--:|--:|--:|--:|",
+    "| one core drives | of | users | a second | a CPU second | event loop | process | lag p95, ms |",
+    "|---|---|--:|--:|--:|--:|--:|--:|",
 )
 
 
@@ -185,7 +185,7 @@ def row(each: Ceiling) -> str:
     """One line of the table."""
     return (
         f"| {each.load} | {each.server} | {each.users} | {each.per_second:,.0f} | {each.per_cpu_second:,.0f} "
-        f"| {each.loop_cpu_share:.0%} of the core | {each.lag_p95_ms:.1f} |"
+        f"| {each.loop_cpu_share:.0%} | {each.process_cpu_share:.0%} | {each.lag_p95_ms:.1f} |"
     )
 
 

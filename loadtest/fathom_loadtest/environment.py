@@ -31,10 +31,26 @@ class RunEnvironment:
             versions={"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
             system=f"{platform.system()} {platform.release()} {platform.machine()}",
             cpu=_cpu_model(),
-            cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+            cores=_cores(),
             memory_bytes=int(psutil.virtual_memory().total),
             git_commit=_git_commit(),
         )
+
+
+def available_cores() -> float:
+    """Cores that this process may keep busy: those that it may run on, or its container's limit where that is less.
+
+    The limit is that of cgroup v2 (``cpu.max``), as Docker and Kubernetes set it.
+    """
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return min(float(_cores()), float(quota) / float(period))
+    except (OSError, ValueError):  # no cgroup of that kind, or "max"
+        return float(_cores())
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _version(package: str) -> str:

@@ -16,7 +16,6 @@ from fathom_loadtest import __version__
 from fathom_loadtest.crew import GIVE_UP_AFTER_S, TICK_S, Crew
 from fathom_loadtest.errors import WorkerError
 from fathom_loadtest.generator import GeneratorLoad
-from fathom_loadtest.metrics import Distribution
 from fathom_loadtest.phase import Phase
 from fathom_loadtest.target import ServerWatch
 from fathom_loadtest.workers import wire
@@ -170,11 +169,7 @@ class WorkerCrew(Crew):
             raise WorkerError(crash)
         closed = [member.closed for member in active if member.closed is not None]
         watch.lost = watch.lost or next((each["server_lost"] for each in closed if each["server_lost"]), None)
-        loads = [
-            (each["loop_cpu_share"], each["process_cpu_share"], Distribution.from_state(each["lags_ms"]))
-            for each in closed
-        ]
-        return GeneratorLoad.of_workers(loads)
+        return GeneratorLoad.of_workers([wire.read_load(each["load"]) for each in closed if each["load"] is not None])
 
     def _crash(self, active: list[_Member]) -> str | None:
         crashed = (member for member in active if member.closed is not None and member.closed["crash"] is not None)

@@ -12,8 +12,9 @@ from typing import Any, Final
 
 from fathom_loadtest.content.files import ScenarioFiles
 from fathom_loadtest.content.synthetic import WordCosts
+from fathom_loadtest.generator import GeneratorLoad
 from fathom_loadtest.load.plan import Stage
-from fathom_loadtest.metrics import StageTally
+from fathom_loadtest.metrics import Distribution, StageTally
 from fathom_loadtest.scenario import Arrivals, Scenario, TaskSpec
 from fathom_loadtest.scenario.key import read_table
 from fathom_loadtest.workload import Workload
@@ -106,6 +107,21 @@ def tallies_message(tallies: Mapping[str, StageTally]) -> dict[str, Any]:
 def read_tallies(message: Mapping[str, Any], scenario: Scenario) -> dict[str, StageTally]:
     """Unpack tallies by task."""
     return {task: StageTally.from_state(state, scenario.slos) for task, state in message.items()}
+
+
+def load_message(load: GeneratorLoad, lags_ms: Distribution) -> dict[str, Any]:
+    """Pack how busy a worker was."""
+    shares = {"loop_cpu_share": load.loop_cpu_share, "process_cpu_share": load.process_cpu_share, "cores": load.cores}
+    return {**shares, "lags_ms": lags_ms.to_state()}
+
+
+def read_load(message: Mapping[str, Any]) -> tuple[GeneratorLoad, Distribution]:
+    """Unpack how busy a worker was, and its lags."""
+    lags_ms = Distribution.from_state(message["lags_ms"])
+    load = GeneratorLoad(
+        message["loop_cpu_share"], message["process_cpu_share"], lags_ms.statistics(), cores=message["cores"]
+    )
+    return load, lags_ms
 
 
 def part(number: int, place: int, of: int) -> int:

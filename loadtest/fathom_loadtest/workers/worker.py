@@ -115,20 +115,16 @@ class Worker:
                 self._runner.send_message(wire.RECORDS, report())
 
         reporting = gevent.spawn(keep_reporting)
-        loop_cpu_share = process_cpu_share = 0.0
+        load = None
         try:
             load = crew.run_phase(phase, watch)
-            loop_cpu_share, process_cpu_share = load.loop_cpu_share, load.process_cpu_share
         except Exception as error:
             crash = f"{type(error).__name__}: {error}"
         finally:
             reporting.kill()
             self._crew = None
-        lags = crew.monitor.lags_ms.to_state() if crew.monitor is not None else None
-        closing = {
-            "server_lost": watch.lost, "crash": crash, "lags_ms": lags,
-            "loop_cpu_share": loop_cpu_share, "process_cpu_share": process_cpu_share,
-        }  # fmt: skip
+        busy = None if load is None or crew.monitor is None else wire.load_message(load, crew.monitor.lags_ms)
+        closing = {"server_lost": watch.lost, "crash": crash, "load": busy}
         self._runner.send_message(wire.CLOSED, report() | closing)
 
     def _on_open(self, environment: Environment, msg: Any) -> None:
