@@ -1,5 +1,6 @@
 """A run from Locust's own web UI: whoever sits there chooses the number of users, starts and stops."""
 
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -55,6 +56,7 @@ class WebTest:
 
     def run(self) -> Run:
         """Serve until interrupted; gives the stages that were run. Raises OutputError where the port is taken."""
+        self._check_port()
         connections = Connections(self._workload.scenario.target, _CONNECTIONS)
         user_class = type("ScenarioUser", (LoadUser,), {"connections": connections})
         environment = Environment(user_classes=[user_class], catch_exceptions=False, host=self._workload.scenario.url)
@@ -65,9 +67,6 @@ class WebTest:
         del sys.argv[1:]  # the UI takes them for Locust's own
         web_ui = environment.create_web_ui(HOST, self._port)
         history = gevent.spawn(stats_history, runner)
-        gevent.sleep(_TICK_S)
-        if web_ui.greenlet.ready():
-            raise OutputError(f"--web-ui {self._port}: nobody can listen there; name another port")
         while not self._interrupted.wait(_TICK_S) and self._crash is None:
             if self._phase is not None:
                 self._phase.users = runner.user_count
@@ -81,6 +80,15 @@ class WebTest:
         if self._crash is not None:
             raise self._crash
         return self._run
+
+    def _check_port(self) -> None:
+        """Find out before Locust does, which would say so in a traceback."""
+        try:
+            socket.create_server((HOST, self._port)).close()
+        except OSError as error:
+            raise OutputError(
+                f"--web-ui {self._port}: cannot be listened on ({error.strerror}); name another port"
+            ) from error
 
     def _open(self, user_class: Any) -> None:
         """Make a phase for the test that starts."""
