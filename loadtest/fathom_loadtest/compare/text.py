@@ -40,9 +40,9 @@ def method_text(comparison: Comparison) -> str:
     return (
         f"Change is of B against A. Intervals: {percent(tolerance.confidence)} confidence, from slices of the stage's "
         f"time drawn with replacement, seed {comparison.seed}. A figure is better or worse where its interval leaves "
-        f"out zero and the change is at least {percent(tolerance.min_effect)} (of a share: one point); there is no "
-        "difference where the interval stays within that; else it is unclear. The intervals come from one run of each: "
-        "how much two runs of the same thing differ they do not know."
+        f"out zero and the change is at least {percent(tolerance.min_effect)} (of a share: one percentage point, pp); "
+        "there is no difference where the interval stays within that; else it is unclear. The intervals come from one "
+        "run of each: how much two runs of the same thing differ they do not know."
     )
 
 
@@ -62,5 +62,5 @@ def remarks(comparison: Comparison) -> list[str]:
 
 def _signed(difference: Difference, change: float | None) -> str:
     if change is not None and difference.measure.absolute:
-        return signed_percent(change).replace("%", "points")
+        return signed_percent(change).replace("%", "pp")
     return signed_percent(change)

@@ -31,7 +31,9 @@ class Steps:
         size = -(-buckets // MOST_STEPS)
         closed_s = (stage.closed_ns - stage.opened_ns) / 1e9
         starts = [series.start_s + place * series.bucket_s for place in range(0, buckets, size)]
-        edges = [max(starts[0], 0.0), *starts[1:], min(series.start_s + buckets * series.bucket_s, closed_s)]
+        end = series.start_s + buckets * series.bucket_s
+        # a worker's clock may be moved a little too far, so that its last bucket lies behind the stage's end
+        edges = [max(starts[0], 0.0), *starts[1:], min(end, closed_s) if closed_s > starts[-1] else end]
         return cls(tuple(edges), size) if all(a < b for a, b in pairwise(edges)) else None
 
     @property
