@@ -74,7 +74,8 @@ class Answer:
             chunks = _chunks(outputs)
             for chunk in chunks:
                 self._sequences[chunk.index].add(chunk)
-            self._num_input_tokens = read_integers(outputs[protocol.NUM_INPUT_TOKENS])[0]
+            if self._num_input_tokens is None:
+                self._num_input_tokens = read_integers(outputs[protocol.NUM_INPUT_TOKENS])[0]
             if protocol.PROMPT_LOGPROBS in outputs:
                 self._prompt_logprobs = _logprobs(read_strings(outputs[protocol.PROMPT_LOGPROBS])[0])
         except _MISFITS as error:

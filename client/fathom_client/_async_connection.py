@@ -85,6 +85,7 @@ class AsyncConnection:
     def open_stream(self, request: Any, context: CallContext, attempts: Attempts) -> Any:
         """Start one attempt of a streamed call; returns the running call."""
         open_stream = self._link(attempts.endpoint, context).open_stream
+        self._settings.check_size(request)
         metadata = (*self._metadata, *trace_metadata(), *_channel.STREAM_METADATA)
         return open_stream(request, timeout=limit_s_of(request, attempts), metadata=metadata)
 
@@ -100,6 +101,7 @@ class AsyncConnection:
         self, endpoint: Endpoint, method: str, request: Any, context: CallContext, limit_s: float | None
     ) -> Any:
         call = getattr(self._link(endpoint, context).stub, method)
+        self._settings.check_size(request)
         try:
             return await call(request, timeout=limit_s, metadata=(*self._metadata, *trace_metadata()))
         except asyncio.CancelledError:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 from grpc import aio
+from grpc.experimental import ChannelOptions
 from tritonclient.grpc import service_pb2
 
 from fathom_client import _requests
@@ -58,9 +60,13 @@ class ChannelSettings:
         """Open a channel for threads; it connects when it is first used."""
         if self.transport is not None:
             return self.transport.open(url)
+        options = self.options()
+        if not _has_greenlets():
+            # whoever reads a stream takes its events itself, instead of waiting for gRPC's thread that takes all
+            options.append((ChannelOptions.SingleThreadedUnaryStream, 1))
         if self.tls is not None:
-            return grpc.secure_channel(url, _credentials(self.tls), options=self.options())
-        return grpc.insecure_channel(url, options=self.options())
+            return grpc.secure_channel(url, _credentials(self.tls), options=options)
+        return grpc.insecure_channel(url, options=options)
 
     def open_async(self, url: str) -> aio.Channel:
         """Open a channel for the event loop that runs; it connects when it is first used."""
@@ -69,6 +75,15 @@ class ChannelSettings:
         if self.tls is not None:
             return aio.secure_channel(url, _credentials(self.tls), options=self.options())
         return aio.insecure_channel(url, options=self.options())
+
+    def check_size(self, request: Any) -> None:
+        """Raise InvalidArgumentError for a message beyond the limit: gRPC would begin a call, and then not send it."""
+        most_bytes = self.limits.max_send_bytes
+        if most_bytes is not None and request.ByteSize() > most_bytes:
+            raise InvalidArgumentError(
+                f"the request has {request.ByteSize()} bytes, and limits.max_send_bytes allows {most_bytes}; send less "
+                "at once, or allow more"
+            )
 
     def options(self) -> list[tuple[str, Any]]:
         """A connection of this client's own, ``connect_s`` for an attempt, a quick return; limits and pings."""
@@ -167,6 +182,12 @@ def limit_s_of(request: Any, attempts: Attempts) -> float | None:
     if attempts.number > 1:
         _requests.set_timeout(request, left_s)
     return None if left_s is None else left_s + GRACE_S
+
+
+def _has_greenlets() -> bool:
+    """Whether threads are gevent's greenlets, of which one that waits within gRPC would stop all."""
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("threading"))
 
 
 def _credentials(tls: Tls) -> grpc.ChannelCredentials:

@@ -37,6 +37,7 @@ _REQUEST_ID: Final = re.compile(r"^\[request id: [^]]*\] ")
 _PUSHBACK: Final = "grpc-retry-pushback-ms"
 _NOT_LOADED: Final = "failed to load"
 _NOT_EXPLICIT: Final = "explicit model load / unload is not allowed"
+_TOO_LARGE: Final = "CLIENT: Received message larger than max"
 _NOT_GRPC: Final = "http2 header with status"
 
 
@@ -153,6 +154,8 @@ def _error(code: str, details: str, call: CallContext) -> FathomError:
     elif code == "UNIMPLEMENTED" and _NOT_GRPC in details.lower():
         kind = ServerUnavailableError
         message, model = f"{call.url} speaks HTTP, but not Triton's gRPC ({details}); the gRPC port is often 8001", ""
+    elif code == "RESOURCE_EXHAUSTED" and _TOO_LARGE in details:
+        kind, message = ServerError, f"the answer is larger than limits.max_receive_bytes allows ({details})"
     else:
         kind, message = ServerError, f"the server failed with {code}: {details}"
     return kind(model + message, code=code, model=call.model, request_id=call.request_id)

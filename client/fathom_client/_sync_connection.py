@@ -69,6 +69,7 @@ class Connection:
 
     def __init__(self, urls: Sequence[str], settings: ChannelSettings, metadata: Pairs) -> None:
         self._pool = EndpointPool(urls)
+        self._settings = settings
         self._retry = settings.retry
         self._metadata = metadata
         self._control_s = settings.timeout.control_s
@@ -143,6 +144,7 @@ class Connection:
     def _start(self, call: Any, request: Any, context: CallContext, limit_s: float | None, further: Pairs = ()) -> Any:
         if self._is_closed:
             raise closed_client(context)
+        self._settings.check_size(request)
         try:
             return call(request, timeout=limit_s, metadata=(*self._metadata, *trace_metadata(), *further))
         except ValueError:  # gRPC's word for a channel that another thread closed just now

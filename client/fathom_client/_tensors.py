@@ -4,9 +4,8 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
-import numpy as np
-
-_INTEGER_DATATYPES: Final = {"INT32": "<i4", "UINT32": "<u4", "INT64": "<i8", "UINT64": "<u8"}
+_INTEGER_DATATYPES: Final = {"INT32": (4, "i"), "UINT32": (4, "I"), "INT64": (8, "q"), "UINT64": (8, "Q")}
+"""Bytes of an element, and its format in ``struct``, which costs less than numpy for the few integers of a chunk."""
 
 Tensor = tuple[str, str, int, bytes]
 """Name, datatype, length and contents."""
@@ -62,4 +61,8 @@ def read_integers(tensor: tuple[str, bytes]) -> tuple[int, ...]:
     datatype, content = tensor
     if datatype not in _INTEGER_DATATYPES:
         raise ValueError(f"{datatype} where integers belong")
-    return tuple(np.frombuffer(content, dtype=_INTEGER_DATATYPES[datatype]).tolist())
+    size, form = _INTEGER_DATATYPES[datatype]
+    count, rest = divmod(len(content), size)
+    if rest:
+        raise ValueError(f"{len(content)} bytes where {datatype} of {size} bytes each belong")
+    return struct.unpack(f"<{count}{form}", content)

@@ -12,10 +12,10 @@ import pytest
 from fathom_client import (
     AsyncClient,
     Client,
-    FathomError,
     InvalidArgumentError,
     Keepalive,
     Limits,
+    ServerError,
     ServerUnavailableError,
     StreamBrokenError,
 )
@@ -214,14 +214,22 @@ async def test_pings_notice_a_server_that_stands_still(url: str, ordered: Callab
 
 
 async def test_messages_beyond_the_limit_are_refused(url: str) -> None:
-    """A message that is larger than ``Limits`` allows fails by name, and smaller ones go through."""
-    with Client(url, limits=Limits(max_receive_bytes=2000)) as client:
+    """An answer larger than ``Limits`` allows fails by name, a larger request is not sent, smaller ones go through."""
+    limits = Limits(max_send_bytes=4000, max_receive_bytes=2000)
+    with Client(url, limits=limits) as client:
         assert client.generate("chat", "a" * 100).text == "a" * 100
-        with pytest.raises(FathomError, match="larger than max"):
-            client.generate("chat", "a" * 5000)
-    async with AsyncClient(url, limits=Limits(max_send_bytes=2000)) as async_client:
+        with pytest.raises(ServerError, match=r"the answer is larger than limits\.max_receive_bytes allows .*2000"):
+            client.generate("chat", "a" * 3000)
+        for call in (client.generate, client.embed):
+            with pytest.raises(
+                InvalidArgumentError, match=r"the request has \d+ bytes, and limits\.max_send_bytes allows"
+            ):
+                call({"generate": "chat", "embed": "minilm"}[call.__name__], "a" * 5000)
+    async with AsyncClient(url, limits=limits) as async_client:
         assert (await async_client.generate("chat", "a" * 100)).text == "a" * 100
-        with pytest.raises(FathomError, match="larger than max"):
+        with pytest.raises(ServerError, match="the answer is larger than"):
+            await async_client.generate("chat", "a" * 3000)
+        with pytest.raises(InvalidArgumentError, match="allows 4000; send less at once, or allow more"):
             await async_client.generate("chat", "a" * 5000)
 
 
