@@ -15,7 +15,10 @@ from fathom_client import Client
 
 ASK: list[Any] = [{"role": "user", "content": "What is 84 - 2?"}]
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 24}
-TEXT = "The quick brown"
+TEXT = "<|im_start|>user\nWhat is 84 - 2?<|im_end|>\n<|im_start|>assistant\n"
+ON = {"ignore_eos": True}
+"""A text that is no chat ends at once for models that know chats alone, unless they are told to go on."""
+SHOWN = {"ignore_eos": True, "skip_special_tokens": False}
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +71,10 @@ def test_a_chat_is_answered_as_over_grpc(sdk: OpenAI, grpc: Client) -> None:
 
 def test_a_streamed_chat_is_the_same_chat(sdk: OpenAI) -> None:
     """The deltas joined are the whole answer; the role comes first, the reason last, and the usage behind it."""
-    whole = sdk.chat.completions.create(model="chat", messages=ASK, **GREEDY)
+    asked: dict[str, Any] = {"temperature": 0, "max_tokens": 64, "extra_body": ON}
+    whole = sdk.chat.completions.create(model="chat", messages=ASK, **asked)
     stream = sdk.chat.completions.create(
-        model="chat", messages=ASK, stream=True, stream_options={"include_usage": True}, **GREEDY
+        model="chat", messages=ASK, stream=True, stream_options={"include_usage": True}, **asked
     )
     *chunks, last = list(stream)
     assert {chunk.id for chunk in chunks} == {last.id}
@@ -78,7 +82,7 @@ def test_a_streamed_chat_is_the_same_chat(sdk: OpenAI) -> None:
     assert chunks[0].choices[0].delta.role == "assistant"
     assert all(chunk.choices[0].delta.role is None for chunk in chunks[1:])
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole.choices[0].message.content
-    assert [chunk.choices[0].finish_reason for chunk in chunks] == [None] * (len(chunks) - 1) + ["stop"]
+    assert [chunk.choices[0].finish_reason for chunk in chunks] == [None] * (len(chunks) - 1) + ["length"]
     assert all(chunk.usage is None for chunk in chunks)
     assert len(chunks) > 4, "it streams"
     assert (last.choices, last.usage) == ([], whole.usage)
@@ -102,7 +106,7 @@ def test_the_bytes_of_a_stream_are_openais(sdk: OpenAI) -> None:
 
 def test_several_answers_come_with_their_numbers(sdk: OpenAI) -> None:
     """``n`` sampled answers repeat with their seed, also a negative one, and stream with their indices."""
-    asked: dict[str, Any] = {"model": "chat", "messages": ASK, "n": 3, "seed": -7, "temperature": 1.5, "max_tokens": 12}
+    asked: dict[str, Any] = {"model": "chat", "messages": ASK, "n": 3, "seed": -7, "temperature": 4, "max_tokens": 12}
     first, again = (sdk.chat.completions.create(**asked) for _ in range(2))
     texts = [choice.message.content for choice in first.choices]
     assert [choice.index for choice in first.choices] == [0, 1, 2]
@@ -230,21 +234,21 @@ def test_contents_may_come_in_parts(sdk: OpenAI) -> None:
 
 def test_texts_are_gone_on_with(sdk: OpenAI, grpc: Client) -> None:
     """A prompt is a text, token ids, or a list of either; answers come in order with their indices."""
-    own = grpc.generate("chat", TEXT, temperature=0.0, max_tokens=8)
+    own = grpc.generate("chat", TEXT, temperature=0.0, max_tokens=8, ignore_eos=True)
     ids = list(grpc.tokenize("chat", TEXT).token_ids)
     for prompt in (TEXT, ids):
-        answer = sdk.completions.create(model="chat", prompt=prompt, temperature=0, max_tokens=8)
+        answer = sdk.completions.create(model="chat", prompt=prompt, temperature=0, max_tokens=8, extra_body=ON)
         assert answer.object == "text_completion"
         assert [choice.text for choice in answer.choices] == [own.text]
         assert answer.usage is not None
         assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (own.num_input_tokens, 8)
-    other = grpc.generate("chat", "One two", temperature=0.0, max_tokens=8)
+    other = grpc.generate("chat", "One two", temperature=0.0, max_tokens=8, ignore_eos=True)
     for prompts in ([TEXT, "One two"], [ids, list(grpc.tokenize("chat", "One two").token_ids)]):
-        answer = sdk.completions.create(model="chat", prompt=prompts, temperature=0, max_tokens=8)
+        answer = sdk.completions.create(model="chat", prompt=prompts, temperature=0, max_tokens=8, extra_body=ON)
         assert [(choice.index, choice.text) for choice in answer.choices] == [(0, own.text), (1, other.text)]
         assert answer.usage is not None
         assert answer.usage.total_tokens == own.num_input_tokens + other.num_input_tokens + 16
-    default = sdk.completions.create(model="chat", prompt=TEXT, temperature=0, extra_body={"ignore_eos": True})
+    default = sdk.completions.create(model="chat", prompt=TEXT, temperature=0, extra_body=ON)
     assert default.usage is not None
     assert default.usage.completion_tokens == 16, "OpenAI's default"
 
@@ -258,6 +262,7 @@ def test_streamed_completions_are_the_whole_ones(sdk: OpenAI) -> None:
         "seed": 5,
         "max_tokens": 10,
         "echo": True,
+        "extra_body": ON,
     }
     whole = sdk.completions.create(**asked)
     assert [choice.index for choice in whole.choices] == [0, 1, 2, 3]
@@ -275,7 +280,14 @@ def test_streamed_completions_are_the_whole_ones(sdk: OpenAI) -> None:
 
 def test_log_probabilities_of_a_completion(sdk: OpenAI, grpc: Client) -> None:
     """Tokens, their places in the text and their log-probabilities; with echo the prompt's, as evaluators need them."""
-    asked: dict[str, Any] = {"model": "chat", "prompt": TEXT, "temperature": 0, "max_tokens": 6, "logprobs": 2}
+    asked: dict[str, Any] = {
+        "model": "chat",
+        "prompt": TEXT,
+        "temperature": 0,
+        "max_tokens": 6,
+        "logprobs": 2,
+        "extra_body": SHOWN,
+    }
     [choice] = sdk.completions.create(**asked).choices
     logprobs = choice.logprobs
     assert logprobs is not None
@@ -290,7 +302,16 @@ def test_log_probabilities_of_a_completion(sdk: OpenAI, grpc: Client) -> None:
     for token, offset in zip(logprobs.tokens or (), logprobs.text_offset or (), strict=True):
         assert choice.text.startswith(token, offset)
     [echoed] = sdk.completions.create(**asked, echo=True).choices
-    own = grpc.generate("chat", TEXT, temperature=0.0, max_tokens=6, logprobs=2, prompt_logprobs=2)
+    own = grpc.generate(
+        "chat",
+        TEXT,
+        temperature=0.0,
+        max_tokens=6,
+        logprobs=2,
+        prompt_logprobs=2,
+        ignore_eos=True,
+        skip_special_tokens=False,
+    )
     assert echoed.text == TEXT + choice.text
     assert echoed.logprobs is not None
     assert own.prompt_logprobs is not None
@@ -307,7 +328,7 @@ def test_log_probabilities_of_a_completion(sdk: OpenAI, grpc: Client) -> None:
 
 def test_the_best_of_several_are_given(sdk: OpenAI, grpc: Client) -> None:
     """``best_of`` and vLLM's further parameters mean what they mean to the engine."""
-    further = {"top_k": 5, "min_p": 0.01, "repetition_penalty": 1.1}
+    further = {"top_k": 5, "min_p": 0.01, "repetition_penalty": 1.1, **ON}
     answer = sdk.completions.create(
         model="chat", prompt=TEXT, n=2, best_of=4, seed=11, temperature=1.2, top_p=0.9, max_tokens=6, extra_body=further
     )
@@ -323,6 +344,7 @@ def test_the_best_of_several_are_given(sdk: OpenAI, grpc: Client) -> None:
         top_k=5,
         min_p=0.01,
         repetition_penalty=1.1,
+        ignore_eos=True,
     )
     assert [choice.text for choice in answer.choices] == [choice.text for choice in own.choices]
 

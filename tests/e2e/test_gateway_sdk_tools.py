@@ -81,7 +81,7 @@ def test_calls_that_models_write_are_read(sdk: OpenAI, model: str) -> None:
     message, reason, with_calls = streamed(sdk, **asked)
     assert calls_of(message) == CALLS[model]
     assert ((message.content or None), reason) == (CONTENT[model], "tool_calls")
-    assert with_calls > 2 * len(CALLS[model]), "arguments stream"
+    assert with_calls >= 2 * len(CALLS[model]), "a call begins before its arguments"
 
 
 def test_calls_are_left_alone_without_tools(sdk: OpenAI) -> None:
@@ -194,6 +194,7 @@ def test_an_answer_goes_back_to_the_model(sdk: OpenAI, model: str) -> None:
         ),
         (
             {
+                "model": "tooled",
                 "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "nothing"}}}],
                 "tool_choice": "required",
             },

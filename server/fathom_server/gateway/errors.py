@@ -235,7 +235,8 @@ def _of_client(error: FathomError) -> ApiError:
 
 def _invalid_body(faults: Sequence[Any]) -> InvalidApiRequestError:
     """The fault of a body that lies deepest, with the field's path as OpenAI writes it (``messages[0].content``)."""
-    fault = max(faults, key=lambda each: len(each["loc"]))  # of a union's members, the one that was meant
+    # of a union's members the one that was meant: it was read furthest, and what is there is of the right type
+    fault = max(faults, key=lambda each: (len(each["loc"]), not each["type"].endswith("_type")))
     place = [part for part in fault["loc"] if part != "body"]
     if fault["type"] == "json_invalid":
         return InvalidApiRequestError(f"the body is not JSON: {fault['ctx']['error']} at byte {place[0]}")

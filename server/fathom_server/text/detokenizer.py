@@ -26,15 +26,14 @@ class DetokenizerFactory:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        tables = _byte_level_tables(tokenizer)
-        self._shown, self._every = (None, None) if tables is None else tables
+        self._tables = _byte_level_tables(tokenizer)
 
     def new(self, *, skip_special_tokens: bool = True) -> Detokenizer:
         """A detokenizer for one answer, in which special tokens are not seen or are seen by their names."""
-        table = self._shown if skip_special_tokens else self._every
-        if table is not None:
-            return ByteLevelDetokenizer(table)
-        return StreamDetokenizer(self._tokenizer, skip_special_tokens=skip_special_tokens)
+        if self._tables is None:
+            return StreamDetokenizer(self._tokenizer, skip_special_tokens=skip_special_tokens)
+        shown, every = self._tables
+        return ByteLevelDetokenizer(shown if skip_special_tokens else every)
 
 
 class ByteLevelDetokenizer:
