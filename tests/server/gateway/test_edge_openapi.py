@@ -29,7 +29,7 @@ def test_answers_are_those_of_the_document(judged: GatewayProcess, tmp_path: Pat
     command = [
         *(str(Path(sys.executable).with_name("schemathesis")), "run", f"http://127.0.0.1:{judged.port}/openapi.json"),
         *("--header", f"Authorization: Bearer {KEY}", "--exclude-checks", "positive_data_acceptance"),
-        *("--phases", "examples,coverage,fuzzing", "--max-examples", "20", "--generation-deterministic"),
+        *("--phases", "examples,coverage,fuzzing", "--max-examples", "40", "--generation-deterministic"),
         *("--request-timeout", "30", "--suppress-health-check", "all", "--no-color"),
     ]
     environment = {**os.environ, "SCHEMATHESIS_HOOKS": HOOKS, "PYTHONPATH": str(Path.cwd())}
