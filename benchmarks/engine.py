@@ -21,7 +21,7 @@ import statistics
 import sys
 import time
 import urllib.request
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -130,7 +130,11 @@ def prefix(repository: Path, shape: ModelShape) -> Figures:
 
 
 def share(repository: Path, shape: ModelShape) -> Figures:
-    """The same 16 requests at the served engine and at one in a process without Triton, in turn, both alive."""
+    """The same 16 requests at the served engine and at one in a process without Triton, in turn, both alive.
+
+    ``triton_share`` is of the server's processor time: all threads but the two that compute steps. By the clock the
+    client takes its part as well, on the same two cores.
+    """
     version = max((repository / MODEL).glob("[0-9]*"), key=lambda folder: int(folder.name))
     commands = {
         "served": ["benchmarks.peers.workers.fathom_worker", str(repository), MODEL],
@@ -140,6 +144,7 @@ def share(repository: Path, shape: ModelShape) -> Figures:
     log = repository.parent / "share.log"
     workers = {name: Worker(nobody, [sys.executable, "-m", *command], log) for name, command in commands.items()}
     steps: dict[str, list[float]] = {name: [] for name in workers}
+    shares = []
     workload = Workload(vocabulary=shape.vocabulary)
     try:
         for worker in workers.values():
@@ -148,7 +153,10 @@ def share(repository: Path, shape: ModelShape) -> Figures:
         for turn in range(TRIES):
             for name, worker in workers.items():
                 worker.run(workload.awakening())
+                before = machine.thread_times_s(worker.pid)
                 steps[name].append(_step_ms(worker.run(workload.jobs(MEMORY_MEASURE, turn)[0])))
+                if name == "served":
+                    shares.append(_share_of_others(before, machine.thread_times_s(worker.pid)))
     finally:
         for worker in workers.values():
             worker.stop()
@@ -156,8 +164,15 @@ def share(repository: Path, shape: ModelShape) -> Figures:
     return {
         "served_step_ms": _spread(steps["served"]),
         "engine_step_ms": _spread(steps["engine"]),
-        "triton_share": round(statistics.median(ratios), 4),
+        "triton_share": round(statistics.median(shares), 4),
+        "triton_and_client_share_of_step": round(statistics.median(ratios), 4),
     }
+
+
+def _share_of_others(before: Mapping[int, float], after: Mapping[int, float]) -> float:
+    """Share of the processor time between two readings that all threads but the busiest ``THREADS`` took."""
+    spent = sorted(seconds - before.get(thread, 0.0) for thread, seconds in after.items())
+    return sum(spent[:-THREADS]) / sum(spent)
 
 
 def queue(repository: Path, shape: ModelShape) -> Figures:

@@ -9,6 +9,8 @@ from fathom_server.engine.engine import Engine
 from fathom_server.engine.request import Request
 
 _WATCH_INTERVAL_S: Final = 0.01
+_WATCH_INTERVAL_EACH_S: Final = 0.001
+"""A question costs a message to Triton's own process: the more there are to ask, the rarer the rounds."""
 
 
 class WatchedRequest:
@@ -77,4 +79,5 @@ class CancellationWatch:
                     self._engine.cancel(one.request)
             self._on_tick()
             with self._changed:
-                self._changed.wait_for(lambda: self._closing or not self._watched, _WATCH_INTERVAL_S)
+                pause_s = _WATCH_INTERVAL_S + _WATCH_INTERVAL_EACH_S * len(watched)
+                self._changed.wait_for(lambda: self._closing or not self._watched, pause_s)
