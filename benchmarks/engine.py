@@ -29,7 +29,7 @@ from typing import Any, Final
 
 from benchmarks.peers import machine
 from benchmarks.peers.checkpoint import TINY, ModelShape, text_lines, write_checkpoint
-from benchmarks.peers.contenders import CONTENDERS, MODEL, Contender, Worker
+from benchmarks.peers.contenders import CONTENDERS, MODEL, THREADS, Contender, Worker
 from benchmarks.peers.rounds import MEMORY_MEASURE
 from benchmarks.peers.served import Served, serve_repository
 from benchmarks.peers.workers.fathom_worker import answer_jobs
