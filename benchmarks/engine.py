@@ -15,6 +15,7 @@ The model is that of ``make bench``: random weights in the shape of SmolLM2-360M
 
 import argparse
 import asyncio
+import itertools
 import json
 import random
 import statistics
@@ -47,6 +48,7 @@ SHARED_TOKENS: Final = (0, 128, 256, 384, 512, 640)
 PROMPT_TOKENS: Final = 704
 TRIES: Final = 5
 WAITING: Final = (16, 100, 300, 1000)
+QUEUE_ANSWERS: Final = 20 * 16
 TEXT_TOKENS: Final = 1000
 
 Figures = dict[str, Any]
@@ -176,25 +178,32 @@ def _share_of_others(before: Mapping[int, float], after: Mapping[int, float]) ->
 
 
 def queue(repository: Path, shape: ModelShape) -> Figures:
-    """16 requests run and ever more wait; the rate is that between the first tenth of the tokens and the last."""
+    """16 requests run and ever more wait, for each that ends another comes; the rate is that of all answers' tokens.
+
+    It counts from when everybody has come and 32 answers have ended, until 20 times 16 more have.
+    """
 
     async def measure(served: Served, client: AsyncClient) -> Figures:
         found = {}
         for waiting in WAITING:
-            jobs = [Job(0.0, _prompt(shape, number, 16), 16) for number in range(16 + waiting)]
-            before = machine.memory(served.pid)
-            task = asyncio.create_task(answer_jobs(client, MODEL, jobs))
-            seen = 0.0
-            while not task.done():
-                seen = max(seen, served.metric(metric_names.REQUESTS_WAITING, model=MODEL))
-                await asyncio.sleep(0.5)
-            ends = sorted(answer.last_s for answer in task.result())
-            tenth = len(ends) // 10
-            rate = 16 * (len(ends) - 2 * tenth) / (ends[-1 - tenth] - ends[tenth])
+            before, ends = machine.memory(served.pid), list[float]()
+            callers = [asyncio.create_task(_ask_on(client, shape, number, ends)) for number in range(16 + waiting)]
+            while served.metric(metric_names.REQUESTS_WAITING, model=MODEL) < waiting - 16 or len(ends) < 32:
+                await asyncio.sleep(0.2)
+            first = len(ends)
+            while len(ends) <= first + QUEUE_ANSWERS:
+                await asyncio.sleep(0.2)
+            seen = served.metric(metric_names.REQUESTS_WAITING, model=MODEL)
             grown = machine.memory(served.pid).rss_mib - before.rss_mib
+            for caller in callers:
+                caller.cancel()
+            await asyncio.gather(*callers, return_exceptions=True)
+            while served.metric(metric_names.REQUESTS_WAITING, model=MODEL):
+                await asyncio.sleep(0.1)
+            rate = 16 * QUEUE_ANSWERS / (ends[first + QUEUE_ANSWERS] - ends[first])
             found[str(waiting)] = {
                 "tokens_per_s": round(rate, 1),
-                "most_waiting": seen,
+                "waiting": seen,
                 "rss_grown_mib": round(grown, 1),
             }
         return {"by_waiting": found}
@@ -220,6 +229,14 @@ def tokenizer(repository: Path, shape: ModelShape) -> Figures:
         return {"encode_ms": _spread(direct), "stage_ms": _spread(stage), "tokens": TEXT_TOKENS}
 
     return _served(repository, measure)
+
+
+async def _ask_on(client: AsyncClient, shape: ModelShape, caller: int, ends: list[float]) -> None:
+    """One caller: request after request of 16 + 16 tokens; notes when each ends."""
+    for number in itertools.count():
+        prompt = _prompt(shape, f"{caller} {number}", 16)
+        await client.generate(MODEL, prompt, max_tokens=16, ignore_eos=True)
+        ends.append(time.perf_counter())
 
 
 PARTS: Final[dict[str, Callable[[Path, ModelShape], Figures]]] = {
