@@ -15,13 +15,14 @@ The model is that of ``make bench``: random weights in the shape of SmolLM2-360M
 
 import argparse
 import asyncio
+import itertools
 import json
 import random
 import statistics
 import sys
 import time
 import urllib.request
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +30,7 @@ from typing import Any, Final
 
 from benchmarks.peers import machine
 from benchmarks.peers.checkpoint import TINY, ModelShape, text_lines, write_checkpoint
-from benchmarks.peers.contenders import CONTENDERS, MODEL, Contender, Worker
+from benchmarks.peers.contenders import CONTENDERS, MODEL, THREADS, Contender, Worker
 from benchmarks.peers.rounds import MEMORY_MEASURE
 from benchmarks.peers.served import Served, serve_repository
 from benchmarks.peers.workers.fathom_worker import answer_jobs
@@ -46,6 +47,7 @@ SHARED_TOKENS: Final = (0, 128, 256, 384, 512, 640)
 PROMPT_TOKENS: Final = 704
 TRIES: Final = 5
 WAITING: Final = (16, 100, 300, 1000)
+QUEUE_ANSWERS: Final = 20 * 16
 TEXT_TOKENS: Final = 1000
 
 Figures = dict[str, Any]
@@ -129,7 +131,11 @@ def prefix(repository: Path, shape: ModelShape) -> Figures:
 
 
 def share(repository: Path, shape: ModelShape) -> Figures:
-    """The same 16 requests at the served engine and at one in a process without Triton, in turn, both alive."""
+    """The same 16 requests at the served engine and at one in a process without Triton, in turn, both alive.
+
+    ``triton_share`` is of the server's processor time: all threads but the two that compute steps. By the clock the
+    client takes its part as well, on the same two cores.
+    """
     version = max((repository / MODEL).glob("[0-9]*"), key=lambda folder: int(folder.name))
     commands = {
         "served": ["benchmarks.peers.workers.fathom_worker", str(repository), MODEL],
@@ -139,6 +145,7 @@ def share(repository: Path, shape: ModelShape) -> Figures:
     log = repository.parent / "share.log"
     workers = {name: Worker(nobody, [sys.executable, "-m", *command], log) for name, command in commands.items()}
     steps: dict[str, list[float]] = {name: [] for name in workers}
+    shares = []
     workload = Workload(vocabulary=shape.vocabulary)
     try:
         for worker in workers.values():
@@ -147,7 +154,10 @@ def share(repository: Path, shape: ModelShape) -> Figures:
         for turn in range(TRIES):
             for name, worker in workers.items():
                 worker.run(workload.awakening())
+                before = machine.thread_times_s(worker.pid)
                 steps[name].append(_step_ms(worker.run(workload.jobs(MEMORY_MEASURE, turn)[0])))
+                if name == "served":
+                    shares.append(_share_of_others(before, machine.thread_times_s(worker.pid)))
     finally:
         for worker in workers.values():
             worker.stop()
@@ -155,30 +165,44 @@ def share(repository: Path, shape: ModelShape) -> Figures:
     return {
         "served_step_ms": _spread(steps["served"]),
         "engine_step_ms": _spread(steps["engine"]),
-        "triton_share": round(statistics.median(ratios), 4),
+        "triton_share": round(statistics.median(shares), 4),
+        "triton_and_client_share_of_step": round(statistics.median(ratios), 4),
     }
 
 
+def _share_of_others(before: Mapping[int, float], after: Mapping[int, float]) -> float:
+    """Share of the processor time between two readings that all threads but the busiest ``THREADS`` took."""
+    spent = sorted(seconds - before.get(thread, 0.0) for thread, seconds in after.items())
+    return sum(spent[:-THREADS]) / sum(spent)
+
+
 def queue(repository: Path, shape: ModelShape) -> Figures:
-    """16 requests run and ever more wait; the rate is that between the first tenth of the tokens and the last."""
+    """16 requests run and ever more wait, for each that ends another comes; the rate is that of all answers' tokens.
+
+    It counts from when everybody has come and 32 answers have ended, until 20 times 16 more have.
+    """
 
     async def measure(served: Served, client: AsyncClient) -> Figures:
         found = {}
         for waiting in WAITING:
-            jobs = [Job(0.0, _prompt(shape, number, 16), 16) for number in range(16 + waiting)]
-            before = machine.memory(served.pid)
-            task = asyncio.create_task(answer_jobs(client, MODEL, jobs))
-            seen = 0.0
-            while not task.done():
-                seen = max(seen, served.metric(metric_names.REQUESTS_WAITING, model=MODEL))
-                await asyncio.sleep(0.5)
-            ends = sorted(answer.last_s for answer in task.result())
-            tenth = len(ends) // 10
-            rate = 16 * (len(ends) - 2 * tenth) / (ends[-1 - tenth] - ends[tenth])
+            before, ends = machine.memory(served.pid), list[float]()
+            callers = [asyncio.create_task(_ask_on(client, shape, number, ends)) for number in range(16 + waiting)]
+            while served.metric(metric_names.REQUESTS_WAITING, model=MODEL) < waiting - 16 or len(ends) < 32:
+                await asyncio.sleep(0.2)
+            first = len(ends)
+            while len(ends) <= first + QUEUE_ANSWERS:
+                await asyncio.sleep(0.2)
+            seen = served.metric(metric_names.REQUESTS_WAITING, model=MODEL)
             grown = machine.memory(served.pid).rss_mib - before.rss_mib
+            for caller in callers:
+                caller.cancel()
+            await asyncio.gather(*callers, return_exceptions=True)
+            while served.metric(metric_names.REQUESTS_WAITING, model=MODEL):
+                await asyncio.sleep(0.1)
+            rate = 16 * QUEUE_ANSWERS / (ends[first + QUEUE_ANSWERS] - ends[first])
             found[str(waiting)] = {
                 "tokens_per_s": round(rate, 1),
-                "most_waiting": seen,
+                "waiting": seen,
                 "rss_grown_mib": round(grown, 1),
             }
         return {"by_waiting": found}
@@ -204,6 +228,14 @@ def tokenizer(repository: Path, shape: ModelShape) -> Figures:
         return {"encode_ms": _spread(direct), "stage_ms": _spread(stage), "tokens": TEXT_TOKENS}
 
     return _served(repository, measure)
+
+
+async def _ask_on(client: AsyncClient, shape: ModelShape, caller: int, ends: list[float]) -> None:
+    """One caller: request after request of 16 + 16 tokens; notes when each ends."""
+    for number in itertools.count():
+        prompt = _prompt(shape, f"{caller} {number}", 16)
+        await client.generate(MODEL, prompt, max_tokens=16, ignore_eos=True)
+        ends.append(time.perf_counter())
 
 
 PARTS: Final[dict[str, Callable[[Path, ModelShape], Figures]]] = {

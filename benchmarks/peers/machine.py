@@ -87,6 +87,19 @@ def describe() -> dict[str, Any]:
     }
 
 
+def thread_times_s(pid: int) -> dict[int, float]:
+    """Seconds of processor time of each thread of a process and all below it, by its id."""
+    times = {}
+    for process in process_tree(pid):
+        for task in Path(f"/proc/{process.pid}/task").iterdir():
+            try:
+                fields = (task / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            except OSError:
+                continue  # it ended meanwhile
+            times[int(task.name)] = (int(fields[11]) + int(fields[12])) * _TICK_S
+    return times
+
+
 def versions(packages: Sequence[str]) -> dict[str, str]:
     """Installed versions."""
     return {package: importlib.metadata.version(package) for package in packages}

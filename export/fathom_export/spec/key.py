@@ -66,6 +66,11 @@ _ENGINE_LIMITS: Final = {
     "threads": Key("ONNX Runtime's threads, 0 for every core", minimum=0),
     "kv_cache_tokens": Key("tokens that the paged cache holds, 0 for `max_batch` times `max_context`", minimum=0),
     "kv_cache_dtype": Key("numbers that the paged cache keeps keys and values in"),
+    "stream_responses_per_s": Key(
+        "streamed responses a second of all requests together; tokens of an answer that wait travel together; 0 for no "
+        "bound",
+        minimum=0,
+    ),
 }
 
 

@@ -92,6 +92,8 @@ class EngineLimits:
     core. ``kv_cache_tokens`` is how many tokens of all sequences the cache holds, 0 for ``max_batch`` ×
     ``max_context``, and ``kv_cache_dtype`` what keys and values are kept in: the one of the native and the cuda graph,
     the other of the native graph alone, for the others' cache is ``max_batch`` slots of the graph's own type.
+    ``stream_responses_per_s`` bounds the streamed responses of all requests: where more tokens come, those of one
+    answer travel together; 0 for no bound.
     """
 
     max_batch: int = 16
@@ -104,6 +106,7 @@ class EngineLimits:
     threads: int = 0
     kv_cache_tokens: int = 0
     kv_cache_dtype: KvDtype = "int8"
+    stream_responses_per_s: int = 400
 
     def __post_init__(self) -> None:
         if self.kv_cache_dtype not in get_args(KvDtype):
@@ -118,7 +121,7 @@ class EngineLimits:
         for name in ("max_batch", "max_context", "prefill_chunk", "default_max_tokens"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"limits.{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("max_queue", "threads", "kv_cache_tokens"):
+        for name in ("max_queue", "threads", "kv_cache_tokens", "stream_responses_per_s"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"limits.{name} is {getattr(self, name)}; it must not be negative")
         if not self.timeout_s > 0:

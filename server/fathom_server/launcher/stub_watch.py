@@ -5,6 +5,7 @@ not healthy", and the model is called ready all the same (``docs/architecture.md
 """
 
 import http.client
+import itertools
 import json
 import threading
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from typing import Final
 from fathom_server.launcher.tritonserver import STUB
 
 POLL_S: Final = 0.25
+_SEARCH_EVERY: Final = 8
+"""Polls from one search among all processes to the next; those known are looked at in each."""
 _PROC: Final = Path("/proc")
 
 
@@ -41,7 +44,11 @@ class StubWatch:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._closing.wait(POLL_S):
+        for poll in itertools.count(1):
+            if self._closing.wait(POLL_S):
+                return
+            if poll % _SEARCH_EVERY and all(is_child(pid, self._triton_pid) for pid in self._known):
+                continue
             alive = stubs_of(self._triton_pid)
             ended = [model for pid, model in self._known.items() if pid not in alive]
             self._known = alive
@@ -53,19 +60,25 @@ class StubWatch:
                     return
 
 
+def is_child(pid: int, parent_pid: int) -> bool:
+    """Whether a process lives and is a child of another."""
+    try:
+        # "pid (name) state ppid …"; the name may hold anything
+        state, parent = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[:2]
+    except (OSError, ValueError):
+        return False
+    return int(parent) == parent_pid and state not in "ZX"
+
+
 def stubs_of(triton_pid: int) -> dict[int, str]:
     """Process ids of a Triton's living stubs, and the model of each."""
     stubs = {}
     for entry in _PROC.iterdir():
-        if not entry.name.isdigit():
+        if not entry.name.isdigit() or not is_child(int(entry.name), triton_pid):
             continue
         try:
-            # "pid (name) state ppid …"; the name may hold anything
-            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
-            if int(parent) != triton_pid or state in "ZX":
-                continue
             arguments = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        except (OSError, ValueError):  # it has just ended
+        except OSError:  # it has just ended
             continue
         if len(arguments) > 1 and Path(arguments[0]).name == STUB:
             stubs[int(entry.name)] = Path(arguments[1]).parents[1].name

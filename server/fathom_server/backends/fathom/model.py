@@ -65,7 +65,7 @@ class TritonPythonModel:
         self._engine = Engine(
             load_runner(folder, settings), settings, self._tokenizer, load_speculator(folder, settings)
         )
-        self._outbox = Outbox()
+        self._outbox = Outbox(settings.limits.stream_responses_per_s)
         self._metrics = MetricsExport(self._engine, args["model_name"])
         self._watch = CancellationWatch(self._engine, on_tick=self._metrics.refresh)
         # a grammar may take long to compile, and nobody else's request waits for that

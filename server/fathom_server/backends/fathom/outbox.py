@@ -1,10 +1,15 @@
 """Sends answers to Triton on a thread of its own, so that no step waits for a sender.
 
-Pieces that are ready together travel together: a streamed response costs a fixed time, whatever it carries.
+Pieces that are ready together travel together: a streamed response costs a fixed time, whatever it carries, and takes
+it from the cores that compute. So there is a bound on responses a second of all answers together: with many streams a
+response waits a little for company, but for an answer's first and its last.
 """
 
+import heapq
+import itertools
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
@@ -32,11 +37,19 @@ class AnswerTransport(Protocol):
 
 
 class Outbox:
-    """The sending thread and what it has yet to send."""
+    """The sending thread and what it has yet to send.
 
-    def __init__(self) -> None:
+    ``responses_per_s`` bounds the streamed responses of all answers; 0 for no bound. First and last responses, errors
+    and whole answers are sent at once.
+    """
+
+    def __init__(self, responses_per_s: int = 0) -> None:
         self._ready = threading.Condition()
         self._answers: deque[OutgoingAnswer] = deque()
+        self._later: list[tuple[float, int, OutgoingAnswer]] = []
+        self._order = itertools.count()
+        self._share_s = 1.0 / responses_per_s if responses_per_s else 0.0
+        self._streams = 0
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="fathom-outbox", daemon=True)
         self._thread.start()
@@ -48,24 +61,51 @@ class Outbox:
             self._ready.notify()
         self._thread.join()
 
-    def put(self, answer: "OutgoingAnswer", change: Callable[[], None]) -> None:
-        """Apply a change to an answer and have it sent."""
+    def count_stream(self, change: int) -> None:
+        """Count a stream that begins (1) or ends (-1): they share the responses."""
+        with self._ready:
+            self._streams += change
+
+    def put(self, answer: "OutgoingAnswer", change: Callable[[], None], *, is_urgent: bool) -> None:
+        """Apply a change to an answer and have it sent: at once if that is urgent, else when its turn comes."""
         with self._ready:
             change()
-            if not answer.queued:
-                answer.queued = True
-                self._answers.append(answer)
-                self._ready.notify()
+            due = 0.0 if is_urgent else answer.sent_at + self._share_s * self._streams
+            if due <= time.monotonic():
+                if not answer.queued:
+                    answer.queued = True
+                    self._answers.append(answer)
+                    self._ready.notify()
+            elif not (answer.queued or answer.waits):
+                answer.waits = True
+                heapq.heappush(self._later, (due, next(self._order), answer))
+                if self._later[0][2] is answer:
+                    self._ready.notify()
+
+    def _next(self) -> "OutgoingAnswer | None":
+        """The answer whose turn it is; None when there is nothing left and no more will come. Holds the lock."""
+        while True:
+            now = time.monotonic()
+            while self._later and (self._closing or self._later[0][0] <= now):
+                answer = heapq.heappop(self._later)[2]
+                answer.waits = False
+                if answer.pieces and not answer.queued:  # what is urgent may have taken them along
+                    answer.queued = True
+                    self._answers.append(answer)
+            if self._answers:
+                return self._answers.popleft()
+            if self._closing:
+                return None
+            self._ready.wait(self._later[0][0] - now if self._later else None)
 
     def _run(self) -> None:
         while True:
             with self._ready:
-                while not self._answers and not self._closing:
-                    self._ready.wait()
-                if not self._answers:
+                answer = self._next()
+                if answer is None:
                     return
-                answer = self._answers.popleft()
                 answer.queued = False
+                answer.sent_at = time.monotonic()
                 pieces, answer.pieces = answer.pieces, []
                 error = answer.error
             try:
@@ -97,17 +137,24 @@ class OutgoingAnswer:
         self._on_end = on_end
         self._on_broken = on_broken
         self._broken = False
+        self._has_begun = self._is_counted = False
         self._collected: list[Piece] = []
         self.pieces: list[Piece] = []
         self.error: RequestError | None = None
         self.queued = False
+        self.waits = False
+        self.sent_at = 0.0
 
     def on_piece(self, piece: Piece) -> None:
         """See ``AnswerSink.on_piece``."""
         if self._whole and not piece.is_last:
             self._collected.append(piece)
             return
-        self._outbox.put(self, lambda: self.pieces.append(piece))
+        is_first = not (self._whole or self._has_begun)
+        if is_first:
+            self._has_begun = self._is_counted = True
+            self._outbox.count_stream(1)
+        self._outbox.put(self, lambda: self.pieces.append(piece), is_urgent=is_first or piece.is_last)
 
     def on_error(self, error: RequestError) -> None:
         """See ``AnswerSink.on_error``."""
@@ -115,7 +162,7 @@ class OutgoingAnswer:
         def set_error() -> None:
             self.error = error
 
-        self._outbox.put(self, set_error)
+        self._outbox.put(self, set_error, is_urgent=True)
 
     def deliver(self, pieces: list[Piece], error: RequestError | None) -> None:
         """Send pieces, those of one answer as one response, then an error if there is one."""
@@ -128,9 +175,16 @@ class OutgoingAnswer:
         if error is not None:
             self._transport.fail(error)
         if error is not None or (pieces and pieces[-1].is_last):
+            self._leave()
             self._on_end()
 
     def break_off(self) -> None:
         """Give up: the transport has failed."""
         self._broken = True
+        self._leave()
         self._on_broken()
+
+    def _leave(self) -> None:
+        if self._is_counted:
+            self._is_counted = False
+            self._outbox.count_stream(-1)
