@@ -35,7 +35,7 @@ def test_a_test_is_started_watched_and_stopped_in_the_ui(
         if width < 900:  # there the buttons are behind the menu
             page.get_by_role("button", name="menu").click()
         page.get_by_role("button", name="Stop", exact=True).click()
-        page.get_by_text("Stopped", exact=False).first.wait_for(timeout=30_000)
+        page.get_by_text("Stopped").first.wait_for(state="attached", timeout=30_000)
         process.send_signal(signal.SIGINT)
     except BaseException:
         process.kill()
