@@ -20,6 +20,9 @@ REQUESTS: Final = 200
 CONCURRENCY: Final = 8
 """Users who ask one request after the other."""
 
+OUTPUT_TOKENS: Final = "32"
+"""At most and at least: AIPerf counts an answer without text, as a model may give to a random prompt, as an error."""
+
 ROWS: Final = {
     "time_to_first_token": "time to first token, ms",
     "inter_token_latency": "inter-token latency, ms",
@@ -57,7 +60,8 @@ def measure() -> AiperfRun:
             *(str(program), "profile", "--model", MODEL, "--url", f"http://127.0.0.1:{running.gateway_port}"),
             *("--endpoint-type", "chat", "--streaming", "--tokenizer", str(SOURCE)),
             *("--concurrency", str(CONCURRENCY), "--request-count", str(REQUESTS), "--warmup-request-count", "16"),
-            *("--synthetic-input-tokens-mean", "64", "--output-tokens-mean", "32", "--random-seed", "1"),
+            *("--synthetic-input-tokens-mean", "64", "--output-tokens-mean", OUTPUT_TOKENS),
+            *("--extra-inputs", f"min_tokens:{OUTPUT_TOKENS}", "--random-seed", "1"),
             *("--artifact-dir", folder, "--ui", "none", "--no-gpu-telemetry", "--no-server-metrics"),
         ]
         subprocess.run(command, check=True, cwd=folder)

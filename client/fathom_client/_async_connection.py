@@ -86,7 +86,7 @@ class AsyncConnection:
         """Start one attempt of a streamed call; returns the running call."""
         open_stream = self._link(attempts.endpoint, context).open_stream
         self._settings.check_size(request)
-        metadata = (*self._metadata, *trace_metadata(), *_channel.STREAM_METADATA)
+        metadata = (*self._metadata, *trace_metadata())
         return open_stream(request, timeout=limit_s_of(request, attempts), metadata=metadata)
 
     async def close(self) -> None:

@@ -35,9 +35,6 @@ STREAM_CODECS: Final[dict[str, Any]] = {
 """``ModelStreamInfer`` is called with one request. Opened as unary-stream, the same on the wire, it half-closes at once
 and needs no thread that feeds requests; Triton answers a half-closed stream in full."""
 
-STREAM_METADATA: Final = (("triton_grpc_error", "true"),)
-"""Makes Triton end a stream's call with the gRPC status of its error, where it would send a message without a code."""
-
 IN_FLIGHT_BATCHES: Final = 4
 """So many batches of one ``embed`` are on their way at once: the server computes one while the next arrives."""
 

@@ -32,12 +32,14 @@ _NO_CONNECTION: Final = (
 )
 _STATUS_PREFIX: Final = re.compile(r"^(UNKNOWN|UNAVAILABLE): ")
 _UNKNOWN_MODEL: Final = "unknown model"
+_BROKEN_MODEL: Final = "stub process"
 _DECOUPLED: Final = "decoupled transaction policy"
 _REQUEST_ID: Final = re.compile(r"^\[request id: [^]]*\] ")
 _PUSHBACK: Final = "grpc-retry-pushback-ms"
 _NOT_LOADED: Final = "failed to load"
 _NOT_EXPLICIT: Final = "explicit model load / unload is not allowed"
 _TOO_LARGE: Final = "CLIENT: Received message larger than max"
+_ENSEMBLE: Final = re.compile(r"^in ensemble '[^']*', ")
 _NOT_GRPC: Final = "http2 header with status"
 
 
@@ -64,11 +66,16 @@ def error_of_status(error: Any, call: CallContext) -> FathomError:
 
 
 def error_of_message(message: str, call: CallContext) -> FathomError:
-    """Translate the error message of a stream response, which has no code.
-
-    Triton sends one for what it refuses before a model sees the request, whatever ``triton_grpc_error`` says.
-    """
+    """Translate the error message of a stream response: a model tells its status, of Triton's own its words do."""
+    message = _ENSEMBLE.sub("", _REQUEST_ID.sub("", message))
+    if message.startswith(protocol.DEADLINE_PREFIX):
+        return _error("CANCELLED", message, call)
+    prefix = next((each for each in protocol.STATUS_PREFIXES if message.startswith(each)), None)
+    if prefix is not None:
+        return _error(prefix.removesuffix(": "), message.removeprefix(prefix), call)
     lowered = message.lower()
+    if _BROKEN_MODEL in lowered:
+        return _error("INTERNAL", message, call)
     if _UNKNOWN_MODEL in lowered:
         return _error("NOT_FOUND", message, call)
     if "queue size" in lowered or "stopped accepting" in lowered or "server is stopping" in lowered:

@@ -31,7 +31,8 @@ class _Progress:
     def take(self, response: Any) -> GenerationChunk | None:
         """Take a ``ModelStreamInferResponse``; raises what it says."""
         if response.error_message:
-            raise error_of_message(response.error_message, self.context)
+            told = error_of_message(response.error_message, self.context.at(self.attempts.endpoint.url))
+            raise self._after_begin(told)
         chunk = self.answer.add(response.infer_response)
         if self.answer.is_complete:
             self.attempts.succeeded()
@@ -42,10 +43,12 @@ class _Progress:
         """Turn a ``grpc.RpcError`` into the error that the reader gets."""
         if self.is_closed:
             return locally_closed(self.context)
-        translated = error_of_status(error, self.context.at(self.attempts.endpoint.url))
-        if isinstance(translated, ServerUnavailableError) and self.answer.has_begun:
-            return broken_stream(self.answer, self.context, translated)
-        return translated
+        return self._after_begin(error_of_status(error, self.context.at(self.attempts.endpoint.url)))
+
+    def _after_begin(self, error: FathomError) -> FathomError:
+        if isinstance(error, ServerUnavailableError) and self.answer.has_begun:
+            return broken_stream(self.answer, self.context, error)
+        return error
 
     def pause_before_next(self, failure: FathomError) -> float | None:
         """Seconds to wait before the next attempt; None where there is none: never after the first chunk."""

@@ -121,7 +121,7 @@ class Connection:
     def open_stream(self, request: Any, context: CallContext, attempts: Attempts) -> Any:
         """Start one attempt of a streamed call; returns the running call."""
         call = self._links[attempts.endpoint.index].open_stream
-        return self._start(call, request, context, limit_s_of(request, attempts), _channel.STREAM_METADATA)
+        return self._start(call, request, context, limit_s_of(request, attempts))
 
     def close(self) -> None:
         """Hang up; calls that still run are cancelled."""

@@ -239,6 +239,15 @@ FINISH_STOP: Final = "stop"
 FINISH_LENGTH: Final = "length"
 """Finish reasons as OpenAI and vLLM spell them."""
 
+STATUS_PREFIXES: Final = tuple(
+    f"{status}: "
+    for status in ("ALREADY_EXISTS", "CANCELLED", "INTERNAL", "NOT_FOUND", "UNAVAILABLE", "UNIMPLEMENTED", "UNKNOWN")
+)
+"""How an LLM's error message begins where its gRPC status is not INVALID_ARGUMENT.
+
+A stream's error message has no code. Triton can be asked to end the call with a status instead (``triton_grpc_error``),
+but Triton 2.51 then uses a state that it has freed, and one in some hundred refusals ends the whole server."""
+
 DEADLINE_PREFIX: Final = "DEADLINE_EXCEEDED: "
 """Triton's model API has no deadline status: a late request ends as CANCELLED with this prefix, and the client reads
 it back as DEADLINE_EXCEEDED."""

@@ -92,10 +92,6 @@ class Recorder:
             output_tokens=sum(tally.total_output_tokens for tally in tallies),
         )
 
-    def of_stage(self, stage: int) -> list[RequestRecord]:
-        """Read all records of one stage."""
-        return [record for record in self if record.stage == stage]
-
     def sample(self, stage: int) -> list[RequestRecord]:
         """Read the records of one stage, or ``SAMPLED`` of them picked at random, in the order in which they ended."""
         found = []

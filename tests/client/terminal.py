@@ -11,6 +11,9 @@ from pathlib import Path
 
 PATIENCE_S = 20.0
 
+_CONTROL = re.compile(r"\x1b\[\?2004[hl]\r?|\x1b\[\d*m")
+"""What line editors send besides text: paste in brackets on and off, colours."""
+
 
 class Terminal:
     """A command in a pseudo-terminal, typed into and read from; ``variables`` are added to its environment."""
@@ -43,7 +46,7 @@ class Terminal:
             except OSError:  # Linux's end of file for a terminal whose other side is closed
                 raw = b""
             assert raw, f"{pattern!r} never came; left: {self._unread!r}"
-            self._unread += raw.decode(errors="replace")
+            self._unread = _CONTROL.sub("", self._unread + raw.decode(errors="replace"))
         shown, self._unread = self._unread[: found.end()], self._unread[found.end() :]
         return shown
 
@@ -55,9 +58,9 @@ class Terminal:
         os.close(self._screen)
 
 
-def fathom_client(*arguments: str, history: Path | str = "") -> Terminal:
+def fathom_client(*arguments: str, history: Path | str = "", **variables: str) -> Terminal:
     """``fathom-client`` in a terminal; ``history`` is where the lines of ``chat`` are kept."""
-    return Terminal(sys.executable, "-m", "fathom_client.cli", *arguments, FATHOM_HISTORY=str(history))
+    return Terminal(sys.executable, "-m", "fathom_client.cli", *arguments, FATHOM_HISTORY=str(history), **variables)
 
 
 def _take_terminal() -> None:

@@ -193,3 +193,17 @@ def test_ctrl_c_stops_the_answer_and_not_the_session(chat: Terminal, seen: Seen,
     assert shown.count('\\"role\\"') == 3
     chat.type("/exit\n")
     assert chat.process.wait(PATIENCE_S) == 0
+
+
+def test_pasted_lines_are_one_turn(url: str) -> None:
+    """A text of several lines that is pasted into the prompt is sent as one, when Enter is pressed."""
+    terminal = fathom_client("--url", url, "chat", TERM="xterm")
+    try:
+        terminal.expect("> ")
+        terminal.type("\x1b[200~first line\nsecond line\x1b[201~")
+        terminal.type("\n")
+        terminal.expect(r"second line\r\nfirst line\r\nsecond line\r\n> ")
+        terminal.type("\x04")
+        assert terminal.process.wait(PATIENCE_S) == 0
+    finally:
+        terminal.close()

@@ -12,6 +12,7 @@ import pytest
 from fathom_client import Client
 
 from . import triton
+from .terminal import PATIENCE_S, fathom_client
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -121,6 +122,18 @@ def test_wait_tells_what_it_waits_for(cli: Cli) -> None:
     assert done.returncode == 1
     done = cli("wait", "--for", "-1")
     assert (done.stderr, done.returncode) == ("error: timeout_s is -1.0; give a number of seconds above 0\n", 2)
+
+
+def test_waiting_goes_on_in_a_terminal() -> None:
+    """In a terminal the time of what is waited for goes on, on one line, and the verdict stands on the next."""
+    terminal = fathom_client("--url", "127.0.0.1:1", "wait", "--for", "1")
+    try:
+        shown = terminal.expect("error: not ready after 1 s: .*\r\n")
+        assert shown.count("\n") == 2
+        assert len(re.findall(r"\r +\d\.\d s  no server answers", shown)) > 2
+        assert terminal.process.wait(PATIENCE_S) == 1
+    finally:
+        terminal.close()
 
 
 def test_models_are_loaded_and_unloaded(cli: Cli, empty_handed: triton.Triton) -> None:

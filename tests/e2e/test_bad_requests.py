@@ -68,6 +68,15 @@ def test_server_refuses_what_other_clients_send(server: FathomServe, tensors: di
     assert told.replace("\\", "") in raw_request(server, **tensors)
 
 
+def test_any_number_of_refusals_leaves_the_server_alive(server: FathomServe, client: Client) -> None:
+    """Two thousand refused requests in a row are two thousand refusals by the same process: none ends the server."""
+    before = server.triton_processes()
+    for _ in range(2000):
+        with pytest.raises(InvalidRequestError, match="leaves"):
+            client.generate("small", "hi", max_tokens=100_000)
+    assert server.triton_processes() == before
+
+
 def test_unknown_model_is_named_with_those_that_are_there(client: Client) -> None:
     """A model that is not there is refused with the names of those that are."""
     with pytest.raises(ModelNotFoundError, match=r"chatt.*minilm"):

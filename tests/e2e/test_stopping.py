@@ -5,8 +5,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc
 import pytest
 from tests.serving import FathomServe
+from tritonclient.grpc import service_pb2_grpc
 
 from fathom_client import Client
 
@@ -25,7 +27,7 @@ def test_running_answers_end_whole_and_idle_streams_do_not_matter(
 ) -> None:
     """SIGTERM under four streams and an idle one: each answer comes whole, and the server ends with status 0."""
     server = serve(one_model, "--drain-s", "30")
-    with Client(server.url) as client, Client(server.url) as bystander:
+    with Client(server.url) as client, grpc.insecure_channel(server.url) as bystander:
         streams = [client.stream("chat", "hello", max_tokens=600, ignore_eos=True) for _ in range(4)]
         for stream in streams:
             next(iter(stream))
@@ -35,7 +37,7 @@ def test_running_answers_end_whole_and_idle_streams_do_not_matter(
             idle.wait()
             yield from ()
 
-        held = bystander._stub.ModelStreamInfer(silence())
+        held = service_pb2_grpc.GRPCInferenceServiceStub(bystander).ModelStreamInfer(silence())
         assert server.process is not None
         server.process.send_signal(signal.SIGTERM)
         answers = [stream.result() for stream in streams]

@@ -114,7 +114,7 @@ input_tokens = 12
 
 
 def test_a_mix_asks_several_models_and_repeats_with_its_seed(triton: "Triton", tmp_path: Path) -> None:
-    """Each task has its share and its figures; a seed sends the same requests at the same times, another one others."""
+    """Each task has its share and its figures; a seed sends the same requests at the same times."""
 
     def requests(seed: int) -> tuple[Finished, list[tuple[Any, ...]], list[dict[str, Any]]]:
         folder = tmp_path / f"{seed}-{len(list(tmp_path.iterdir()))}"
@@ -138,30 +138,58 @@ def test_a_mix_asks_several_models_and_repeats_with_its_seed(triton: "Triton", t
     assert {record.model for record in done.records if record.task == "embed"} == {"vectors"}
     again = requests(5)
     assert (again[1], again[2]) == (sent, asked)
-    assert requests(6)[1] != sent
+
+
+LEAVING = """
+load = { shape = "closed", users = 4, requests = 40 }
+
+[[tasks]]
+name = "after five tokens"
+model = "paced"
+input_tokens = 5
+output_tokens = 60
+cancellation = { share = 1, after_tokens = 5 }
+
+[[tasks]]
+name = "after a time"
+model = "paced"
+input_tokens = 5
+output_tokens = 60
+cancellation = { share = 1, after_s = 0.15 }
+
+[[tasks]]
+name = "would have left later"
+model = "paced"
+input_tokens = 5
+output_tokens = 4
+cancellation = { share = 1, after_tokens = 10 }
+
+[[tasks]]
+name = "would have left much later"
+model = "paced"
+input_tokens = 5
+output_tokens = 4
+cancellation = { share = 1, after_s = 10 }
+"""
 
 
 def test_a_cancelled_request_is_no_error(triton: "Triton", tmp_path: Path) -> None:
-    """Who leaves after five tokens has five or six of them, and after a time some; the report counts them apart."""
-    arguments = ["--model", "paced", "--users", 2, "--input-tokens", 5, "--output-tokens", 60, "--requests", 6]
-    cancel = "tasks[0].cancellation={share=1, %s}"
-    done = run(triton, tmp_path / "tokens", [*arguments, "--set", cancel % "after_tokens=5"])
+    """Who leaves has the tokens that had come, and is counted apart; an answer that is whole by then is one."""
+    done = run_file(triton, tmp_path, LEAVING)
     assert done.status == 0, done.stderr
-    assert all(record.cancelled and record.succeeded for record in done.records)
-    assert {record.num_output_tokens for record in done.records} <= {5, 6}
-    assert (done.figures()["cancelled"], done.figures()["failed"]) == (6, 0)
-    done = run(triton, tmp_path / "time", [*arguments, "--set", cancel % "after_s=0.15", "--set", "seed=3"])
-    assert all(record.cancelled and record.error_kind is None for record in done.records)
-    assert all(record.num_output_tokens < 60 for record in done.records)
-
-
-def test_an_answer_that_is_whole_in_time_is_not_cancelled(triton: "Triton", tmp_path: Path) -> None:
-    """A caller who would have left after ten seconds, or ten tokens, has the whole answer by then."""
-    arguments = ["--model", "paced", "--input-tokens", 5, "--output-tokens", 4, "--requests", 3]
-    for when in ("after_s=10", "after_tokens=10"):
-        done = run(triton, tmp_path / when, [*arguments, "--set", f"tasks[0].cancellation={{share=1, {when}}}"])
-        assert done.status == 0
-        assert [record.cancelled for record in done.records] == [False] * 3
+    by_task: dict[str, list[RequestRecord]] = {}
+    for record in done.records:
+        by_task.setdefault(record.task, []).append(record)
+    assert len(by_task) == 4
+    assert all(record.succeeded for record in done.records)
+    for name in ("after five tokens", "after a time"):
+        assert all(record.cancelled for record in by_task[name])
+    assert {record.num_output_tokens for record in by_task["after five tokens"]} <= {5, 6}
+    assert all(record.num_output_tokens < 60 for record in by_task["after a time"])
+    for name in ("would have left later", "would have left much later"):
+        assert {(record.cancelled, record.num_output_tokens) for record in by_task[name]} == {(False, 4)}
+    cancelled = len(by_task["after five tokens"]) + len(by_task["after a time"])
+    assert (done.figures()["cancelled"], done.figures()["failed"]) == (cancelled, 0)
 
 
 def test_a_conversation_carries_the_models_own_answers(triton: "Triton", tmp_path: Path) -> None:
@@ -249,11 +277,30 @@ def test_warm_up_by_time_is_the_stages_own_load(triton: "Triton", tmp_path: Path
     assert triton.counts()["requests"] - before == 10 + 20
 
 
+SAMPLING = """
+load = { shape = "closed", users = 1, requests = 12 }
+warmup_requests = 0
+
+[[tasks]]
+model = "paced"
+input_tokens = 5
+output_tokens = 2
+sampling = { temperature = 0.5, top_p = 0.25 }
+
+[[tasks]]
+name = "refused"
+model = "paced"
+input_tokens = 5
+output_tokens = 2
+sampling = { min_tokens = 4294967296 }
+"""
+
+
 def test_sampling_reaches_the_server(triton: "Triton", tmp_path: Path) -> None:
     """What a task says of sampling is in its requests; what the client refuses is an error by name."""
-    arguments = ["--model", "paced", "--input-tokens", 5, "--requests", 1, "--warmup-requests", 0]
-    run(triton, tmp_path / "fine", [*arguments, "--temperature", 0.5, "--set", "tasks[0].sampling.top_p=0.25"])
+    done = run_file(triton, tmp_path, SAMPLING)
     assert (triton.seen()[-1]["temperature"], triton.seen()[-1]["top_p"]) == (0.5, 0.25)
-    done = run(triton, tmp_path / "refused", [*arguments, "--set", "tasks[0].sampling.min_tokens=4294967296"])
-    assert done.figures()["errors"] == {"InvalidArgumentError": 1}
+    tasks = done.report["stages"][0]["tasks"]
+    assert tasks["refused"]["errors"] == {"InvalidArgumentError": tasks["refused"]["requests"]}
+    assert tasks["generate"]["errors"] == {}
     assert "min_tokens is 4294967296" in done.stdout

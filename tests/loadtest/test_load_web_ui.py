@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,10 +39,19 @@ def wait_until_served(port: int, process: "subprocess.Popen[str]") -> None:
             time.sleep(0.1)
 
 
-def statistics(port: int) -> dict[str, Any]:
-    """What the UI shows of all requests."""
-    shown: dict[str, Any] = json.loads(fetch(port, "/stats/requests"))
+def wait_for(port: int, is_so: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """What the UI shows once it is as wished; Locust looks again every two seconds."""
+    deadline = time.monotonic() + 30
+    while not is_so(shown := json.loads(fetch(port, "/stats/requests"))):
+        assert time.monotonic() < deadline, shown
+        time.sleep(0.1)
     return shown
+
+
+def total(shown: dict[str, Any]) -> dict[str, Any]:
+    """All requests together."""
+    row: dict[str, Any] = shown["stats"][-1]
+    return row
 
 
 def test_the_web_ui_starts_and_stops_stages(triton: "Triton", tmp_path: Path) -> None:
@@ -56,12 +66,9 @@ def test_the_web_ui_starts_and_stops_stages(triton: "Triton", tmp_path: Path) ->
         shown = []
         for users in (2, 4):
             assert json.loads(fetch(port, "/swarm", user_count=users, spawn_rate=users))["success"]
-            while statistics(port)["stats"][-1]["num_requests"] < 12:
-                assert process.poll() is None
-                time.sleep(0.1)
-            assert statistics(port)["user_count"] == users
+            wait_for(port, lambda now, users=users: now["user_count"] == users and total(now)["num_requests"] >= 12)
             fetch(port, "/stop", now=True)
-            shown.append(statistics(port)["stats"][-1])
+            shown.append(total(wait_for(port, lambda now: now["state"] == "stopped" and now["user_count"] == 0)))
         process.send_signal(signal.SIGINT)
     except BaseException:
         process.kill()

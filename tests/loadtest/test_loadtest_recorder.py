@@ -27,8 +27,8 @@ def test_stages_are_told_apart() -> None:
     recorder = Recorder()
     for record in RECORDS:
         recorder.add(record)
-    assert recorder.of_stage(1) == [RECORDS[1]]
-    assert recorder.of_stage(2) == []
+    assert recorder.sample(1) == [RECORDS[1]]
+    assert recorder.sample(2) == []
     assert recorder.recent() == RECORDS
     assert list(recorder) == RECORDS
 

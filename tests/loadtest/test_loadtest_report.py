@@ -210,7 +210,8 @@ def test_a_run_without_a_stage_has_a_page(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [(None, "–"), (0.0, "0"), (0.01234, "0.0123"), (1.0, "1.00"), (1.005, "1.00"), (3.14159, "3.14"), (9.999, "10.0"),
-     (99.96, "100"), (27.04, "27.0"), (1234.5, "1,234"), (12345678.0, "12,345,678")],
+     (99.96, "100"), (27.04, "27.0"), (1234.5, "1,234"), (12345678.0, "12,345,678"),
+     (-0.13, "−0.13"), (-1234.5, "−1,234")],
 )  # fmt: skip
 def test_numbers_have_three_significant_digits(value: float | None, text: str) -> None:
     """Small ones keep their digits, large ones lose their fraction, none is written as a power."""
@@ -219,4 +220,6 @@ def test_numbers_have_three_significant_digits(value: float | None, text: str) -
 
 def test_a_small_share_is_not_written_as_nothing() -> None:
     """One failure in a million shows."""
-    assert [percent(share) for share in (None, 0.0, 1e-6, 0.5, 1.0)] == ["–", "0 %", "0.0001 %", "50 %", "100 %"]
+    assert [percent(share) for share in (None, 0.0, 1e-6, 0.5, 1.0, -0.02)] == [
+        "–", "0 %", "0.0001 %", "50 %", "100 %", "−2 %",
+    ]  # fmt: skip

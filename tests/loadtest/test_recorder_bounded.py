@@ -59,7 +59,7 @@ def test_many_values_become_a_histogram_whose_error_is_known() -> None:
         assert getattr(found, f"p{percentile}") == pytest.approx(
             np.percentile(values, percentile), rel=1.1 * RESOLUTION
         )
-    assert distribution.values() is None
+    assert len(distribution.to_state()["values"]) < 8 * EXACT_VALUES
     assert len(distribution.to_state()["counts"]) < 60_000
 
 

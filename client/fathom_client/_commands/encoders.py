@@ -131,17 +131,18 @@ def rerank(options: argparse.Namespace) -> int:
     flags = _flags(options) | {"query": options.query}
     with open_client(options) as client:
         if options.jsonl:
-            return answer_lines(lambda line: {"results": _ranked(client, flags | line)}, RERANK_LINE, options)
+            return answer_lines(lambda line: {"results": ranked(client, flags | line)}, RERANK_LINE, options)
         documents = standard_input.read_lines() if options.documents == _STDIN else options.documents
-        ranked = _ranked(client, flags | {"documents": documents})
+        answers = ranked(client, flags | {"documents": documents})
     if is_terminal():
-        print_table([f"{each['score']:.3f}", short_text(each["document"], 100)] for each in ranked)
+        print_table([f"{each['score']:.3f}", short_text(each["document"], 100)] for each in answers)
     else:
-        _print_lines(ranked)
+        _print_lines(answers)
     return exit_status.DONE
 
 
-def _ranked(client: "Client", given: dict[str, Any]) -> list[Answer]:
+def ranked(client: "Client", given: dict[str, Any]) -> list[Answer]:
+    """The documents of a request, the best first."""
     documents = given.pop("documents")
     if not isinstance(documents, list):
         raise InvalidArgumentError(f"documents is a {type(documents).__name__}; give a list of strings")

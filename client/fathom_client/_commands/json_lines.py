@@ -69,7 +69,7 @@ def answer_lines(
     """
 
     def work(line: Numbered) -> dict[str, Any]:
-        return _answered(answer, form, *line)
+        return answer_line(answer, form, *line)
 
     failed = False
     with closing(in_order(numbered_lines(), work, check_concurrency(options))) as results:
@@ -94,9 +94,10 @@ def numbered_groups() -> Iterator[list[Numbered]]:
         number += len(lines)
 
 
-def _answered(
+def answer_line(
     answer: Callable[[dict[str, Any]], dict[str, Any]], form: LineForm, number: int, raw: bytes | None
 ) -> dict[str, Any]:
+    """The result of line ``number``, or what is wrong with it."""
     head: dict[str, Any] = {"line": number}
     try:
         values = _object(standard_input.utf8_line(raw, number), number)

@@ -38,6 +38,7 @@ class LineEditor:
             readline.set_completer_delims(" ")
             readline.set_completer(self._complete)
             readline.parse_and_bind("tab: complete")
+            readline.parse_and_bind("set enable-bracketed-paste on")  # lines that are pasted are one turn
             readline.set_history_length(_HISTORY_LINES)
             if self._file is not None and self._file.exists():
                 with self._noting():

@@ -9,7 +9,7 @@ from fathom_client import metric_names
 from fathom_client._commands import exit_status
 from fathom_client._commands.command import add_command
 from fathom_client._commands.connection import open_client
-from fathom_client._commands.console import print_json, print_table
+from fathom_client._commands.console import harmless, print_json, print_table
 from fathom_client._commands.gauges import COLUMNS, read_gauges
 
 if TYPE_CHECKING:
@@ -110,8 +110,12 @@ def models(options: argparse.Namespace) -> int:
 
 def wait(options: argparse.Namespace) -> int:
     """Wait, and tell on stderr for what."""
-    with open_client(options) as client:
-        client.wait_until_ready(options.for_s, options.model, progress=_Told().tell)
+    told = _Told()
+    try:
+        with open_client(options) as client:
+            client.wait_until_ready(options.for_s, options.model, progress=told.tell)
+    finally:
+        told.end()
     return exit_status.DONE
 
 
@@ -134,16 +138,31 @@ def unload(options: argparse.Namespace) -> int:
 
 
 class _Told:
-    """What has been told of a wait: each reason once, with the time at which it was first seen."""
+    """What has been told of a wait: a line a reason, whose time goes on in a terminal."""
 
     def __init__(self) -> None:
         self._reason: str | None = None
+        self._open_line = ""
 
     def tell(self, seen: "Readiness") -> None:
-        reason = "ready" if seen.reason is None else " ".join(seen.reason.split())
+        reason = "ready" if seen.reason is None else harmless(" ".join(seen.reason.split()))
+        line = f"{seen.waited_s:6.1f} s  {reason}"
         if reason != self._reason:
+            self.end()
             self._reason = reason
-            print(f"{seen.waited_s:6.1f} s  {reason}", file=sys.stderr, flush=True)
+        elif not sys.stderr.isatty():
+            return
+        if sys.stderr.isatty():
+            print(f"\r{line}", end="", file=sys.stderr, flush=True)
+            self._open_line = line
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """End the line that a terminal shows."""
+        if self._open_line:
+            print(file=sys.stderr, flush=True)
+        self._open_line = ""
 
 
 def _model_cells(info: "ModelInfo") -> list[str]:

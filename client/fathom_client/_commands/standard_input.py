@@ -6,7 +6,7 @@ when it ends.
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from fathom_client.errors import InvalidArgumentError
@@ -43,8 +43,13 @@ def raw_lines() -> Iterator[bytes | None]:
 
 def lines_together() -> Iterator[list[bytes | None]]:
     """The same lines, in the groups in which they came: what is there at once, up to a chunk."""
+    return split_lines(_chunks())
+
+
+def split_lines(chunks: Iterable[bytes]) -> Iterator[list[bytes | None]]:
+    """The lines that end in each chunk, and at last what has no end; None for one of more than MAX_LINE_BYTES."""
     begun = bytearray()
-    for chunk in _chunks():
+    for chunk in chunks:
         *ended, rest = chunk.split(b"\n")
         if ended:
             begun += ended[0]

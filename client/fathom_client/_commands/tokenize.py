@@ -44,7 +44,7 @@ def tokenize(options: argparse.Namespace) -> int:
         raise InvalidArgumentError(f"give one TEXT, in quotes, in place of {len(options.texts)}")
     with open_client(options) as client:
         if options.jsonl:
-            return answer_lines(lambda line: _answer(client, {"model": options.model} | line), LINE, options)
+            return answer_lines(lambda line: answer_prompt(client, {"model": options.model} | line), LINE, options)
         given = [standard_input.read_text()] if options.texts == ["-"] else options.texts
         if options.decode:
             print_text(client.detokenize(options.model, _token_ids(given)))
@@ -59,7 +59,8 @@ def tokenize(options: argparse.Namespace) -> int:
     return exit_status.DONE
 
 
-def _answer(client: "Client", line: dict[str, Any]) -> dict[str, Any]:
+def answer_prompt(client: "Client", line: dict[str, Any]) -> dict[str, Any]:
+    """The answer to a line of ``--jsonl``, whose model is known."""
     model, timeout_s = line["model"], line.get("timeout_s")
     if "token_ids" in line:
         return {"text": client.detokenize(model, line["token_ids"], timeout_s=timeout_s)}

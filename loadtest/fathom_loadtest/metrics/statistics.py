@@ -101,10 +101,6 @@ class Distribution:
             self._add_moments(other._folded, other._mean, other._squares, other._min, other._max)
         self.extend(other._values)
 
-    def values(self) -> tuple[float, ...] | None:
-        """All values in the order in which they came; None where they were too many to keep."""
-        return None if self._folded else tuple(self._values)
-
     def statistics(self) -> Statistics | None:
         """Statistics of the values; None where there are none."""
         if not len(self):

@@ -44,6 +44,7 @@ class Refusal:
 
     def __init__(self, sender: AnswerSender, refusal: RefusedRequest) -> None:
         self.ended = False
+        self.arrived_s = time.monotonic()
         self.event_s = time.monotonic() + REFUSAL_S
         self._sender = sender
         self._refusal = refusal
@@ -74,8 +75,8 @@ class Refusal:
 class Answer:
     """An answer under way. Moved on by one thread; only ``admit`` may come from another.
 
-    ``whole`` sends one response at the end. ``deadline_s`` ends it, as the engine does, except in a stall: a server
-    that hangs does not keep deadlines either.
+    ``whole`` sends one response at the end. ``arrived_s`` is when Triton handed it over, by ``time.monotonic``.
+    ``deadline_s`` ends it, as the engine does, except in a stall: a server that hangs does not keep deadlines either.
     """
 
     def __init__(
@@ -86,9 +87,10 @@ class Answer:
         *,
         prompt_tokens: int,
         whole: bool,
+        arrived_s: float,
         deadline_s: float = math.inf,
     ) -> None:
-        self.arrived_s = time.monotonic()
+        self.arrived_s = arrived_s
         self.ended = False
         self._sender: AnswerSender | None = sender
         self._plan = plan
@@ -100,7 +102,7 @@ class Answer:
         self._admitted_s = self._first_s = 0.0
 
     def admit(self, now_s: float, metrics: TwinMetrics) -> None:
-        """Begin: the time to the first token runs from now."""
+        """Begin: the time to the first token runs from ``now_s``."""
         self._admitted_s = now_s
         self._timeline = Timeline(self._plan, self._rng, now_s)
         metrics.admitted(self._prompt_tokens, now_s - self.arrived_s)

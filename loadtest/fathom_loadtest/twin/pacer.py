@@ -96,7 +96,7 @@ class _Lane:
                 self._ask_s = now_s + _ASK_EACH_S
             self._to_ask.append(answer)
             if admitted:
-                answer.admit(now_s, self._metrics)
+                answer.admit(answer.arrived_s, self._metrics)  # reading it took a while
             self._schedule(answer)
 
     def admit(self, answer: Paced) -> None:

@@ -27,12 +27,15 @@ def test_a_test_is_started_watched_and_stopped_in_the_ui(
         wait_until_served(port, process)
         shown = visit(f"http://127.0.0.1:{port}/", width=width)
         page = shown.page
-        page.get_by_role("textbox", name="users").or_(page.locator("input[name='userCount']")).first.fill("2")
+        page.locator("input[name='userCount']").fill("2")
         page.get_by_role("button", name="Start").click()
         row = page.get_by_role("cell", name="paced", exact=True).first
         row.wait_for(timeout=30_000)
+        assert shown.ask("() => document.documentElement.scrollWidth") <= width
+        if width < 900:  # there the buttons are behind the menu
+            page.get_by_role("button", name="menu").click()
         page.get_by_role("button", name="Stop", exact=True).click()
-        page.get_by_text("Stopped", exact=False).first.wait_for(timeout=30_000)
+        page.get_by_text("Stopped").first.wait_for(state="attached", timeout=30_000)
         process.send_signal(signal.SIGINT)
     except BaseException:
         process.kill()

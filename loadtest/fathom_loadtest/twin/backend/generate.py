@@ -7,6 +7,7 @@ import logging
 import math
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -76,34 +77,38 @@ class TritonPythonModel:
         self._number = itertools.count()
         self._metrics = TwinMetrics()
         self._pacer = Pacer(settings.max_batch, settings.max_queue, self._metrics, _LANES)
+        self._readers = ThreadPoolExecutor(1, thread_name_prefix="fathom-twin-reader")
         self._export = MetricsExport(self._metrics, self._pacer.admission, settings.max_batch, self._name)
 
     def execute(self, requests: list[Any]) -> None:
-        """Take requests in; the answers are sent when they are due."""
+        """Take requests in, note when they came, and leave reading them to a thread: the next ones wait already."""
         for request in requests:
-            sender = request.get_response_sender()
-            try:
-                self._submit(request, sender)
-                continue
-            except RefusedRequest as caught:
-                refusal = caught
-            except Exception:
-                logger.exception("request %s failed", request.request_id())
-                refusal = RefusedRequest("INTERNAL", f"the request (id {request.request_id()}) cannot be read")
-            self._pacer.refuse(TritonSender(sender), refusal)
+            arrived_s = time.monotonic()
+            self._readers.submit(self._receive, request, request.get_response_sender(), next(self._number), arrived_s)
 
     def finalize(self) -> None:
         """End what is left, and give back what Triton lent before its process ends."""
+        self._readers.shutdown()
         self._pacer.close()
         self._export.close()
-        del self._pacer, self._export
+        del self._readers, self._pacer, self._export
         gc.collect()
 
-    def _submit(self, request: Any, sender: Any) -> None:
+    def _receive(self, request: Any, sender: Any, number: int, arrived_s: float) -> None:
+        try:
+            self._submit(request, sender, number, arrived_s)
+        except RefusedRequest as refusal:
+            self._pacer.refuse(TritonSender(sender), refusal)
+        except Exception:
+            logger.exception("request %s failed", request.request_id())
+            fault = RefusedRequest("INTERNAL", f"the request (id {request.request_id()}) cannot be read")
+            self._pacer.refuse(TritonSender(sender), fault)
+
+    def _submit(self, request: Any, sender: Any, number: int, arrived_s: float) -> None:
         tensors, parameters = read_tensors(request), read_parameters(request)
         ids = prompt_ids(tensors)
         wishes = _wishes(tensors)
-        rng = random.Random(f"{self._seed}/{self._name}/{next(self._number)}")  # noqa: S311 (repeatable on purpose)
+        rng = random.Random(f"{self._seed}/{self._name}/{number}")  # noqa: S311 (repeatable on purpose)
         plan = plan_answer(self._settings, wishes, parameters, rng)
         whole = protocol.STREAM not in tensors or not single(tensors, protocol.STREAM)
         timeout_us = request.timeout()
@@ -114,7 +119,8 @@ class TritonPythonModel:
                 rng,
                 prompt_tokens=len(ids),
                 whole=whole,
-                deadline_s=time.monotonic() + timeout_us / _MICROSECONDS if timeout_us > 0 else math.inf,
+                arrived_s=arrived_s,
+                deadline_s=arrived_s + timeout_us / _MICROSECONDS if timeout_us > 0 else math.inf,
             )
         )
 

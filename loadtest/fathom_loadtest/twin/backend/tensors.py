@@ -35,7 +35,9 @@ def strings(values: list[bytes]) -> npt.NDArray[np.object_]:
 
 def triton_error(refusal: RefusedRequest) -> Any:
     """Give Triton's error of a refusal."""
-    return pb_utils.TritonError(str(refusal), getattr(pb_utils.TritonError, ERROR_CODES[refusal.code]))
+    prefix = f"{refusal.code}: "
+    told = f"{prefix}{refusal}" if prefix in protocol.STATUS_PREFIXES else str(refusal)
+    return pb_utils.TritonError(told, getattr(pb_utils.TritonError, ERROR_CODES[refusal.code]))
 
 
 def single(tensors: Tensors, name: str) -> Any:

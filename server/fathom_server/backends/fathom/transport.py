@@ -31,6 +31,14 @@ _ERROR_CODES: Final = {
     EngineFailureError: "INTERNAL",
 }
 
+# what a stream's reader knows the status by
+_PREFIXES: Final = {
+    QueueFullError: "UNAVAILABLE: ",
+    ShuttingDownError: "UNAVAILABLE: ",
+    CancelledRequestError: "CANCELLED: ",
+    EngineFailureError: "INTERNAL: ",
+}
+
 
 class TritonTransport:
     """Responses of one request (see ``AnswerTransport``).
@@ -63,7 +71,7 @@ class TritonTransport:
 
     def fail(self, error: RequestError) -> None:
         """See ``AnswerTransport.fail``."""
-        prefix = protocol.DEADLINE_PREFIX if isinstance(error, DeadlineError) else ""
+        prefix = protocol.DEADLINE_PREFIX if isinstance(error, DeadlineError) else _PREFIXES.get(type(error), "")
         code = getattr(pb_utils.TritonError, _ERROR_CODES[type(error)])
         triton_error = pb_utils.TritonError(f"{prefix}{error}", code)
         self._respond(pb_utils.InferenceResponse(output_tensors=[], error=triton_error), last=True)

@@ -172,4 +172,11 @@ class TritonPythonModel:
         return False
 
     def _fail(self, sender, message, code):
+        # a stream's error message has no code
+        names = {
+            name: name for name in ("ALREADY_EXISTS", "CANCELLED", "INTERNAL", "NOT_FOUND", "UNAVAILABLE", "UNKNOWN")
+        }
+        names["UNSUPPORTED"] = "UNIMPLEMENTED"
+        prefix = next((f"{names[name]}: " for name in names if code == getattr(pb_utils.TritonError, name)), "")
+        message = message if message.startswith("DEADLINE_EXCEEDED: ") else prefix + message
         sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code)), flags=FINAL)

@@ -73,7 +73,7 @@ class TritonPythonModel:
             if responses:
                 time.sleep(self._itl_s)
             if words[:1] == ["break"] and responses:
-                error = pb_utils.TritonError("the text asks to break", pb_utils.TritonError.INTERNAL)
+                error = pb_utils.TritonError("INTERNAL: the text asks to break", pb_utils.TritonError.INTERNAL)
                 sender.send(
                     pb_utils.InferenceResponse(error=error), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
                 )
