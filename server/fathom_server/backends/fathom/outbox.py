@@ -8,6 +8,7 @@ response waits a little for company, but for an answer's first and its last.
 import heapq
 import itertools
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -18,6 +19,9 @@ from fathom_server.engine.request import Piece
 from fathom_server.errors import RequestError
 
 logger: Final = logging.getLogger("fathom.backend")
+
+_BEATS: Final = 4
+"""In the time between two responses of a stream."""
 
 
 class AnswerTransport(Protocol):
@@ -70,7 +74,7 @@ class Outbox:
         """Apply a change to an answer and have it sent: at once if that is urgent, else when its turn comes."""
         with self._ready:
             change()
-            due = 0.0 if is_urgent else answer.sent_at + self._share_s * self._streams
+            due = 0.0 if is_urgent else self._due(answer.sent_at)
             if due <= time.monotonic():
                 if not answer.queued:
                     answer.queued = True
@@ -81,6 +85,12 @@ class Outbox:
                 heapq.heappush(self._later, (due, next(self._order), answer))
                 if self._later[0][2] is answer:
                     self._ready.notify()
+
+    def _due(self, sent_at: float) -> float:
+        """When the next response of a stream may go, rounded up to a beat, so that the thread wakes once for several."""
+        interval_s = self._share_s * self._streams
+        beat_s = interval_s / _BEATS
+        return math.ceil((sent_at + interval_s) / beat_s) * beat_s if beat_s else 0.0
 
     def _next(self) -> "OutgoingAnswer | None":
         """The answer whose turn it is; None when there is nothing left and no more will come. Holds the lock."""
