@@ -87,7 +87,7 @@ class Outbox:
                     self._ready.notify()
 
     def _due(self, sent_at: float) -> float:
-        """When the next response of a stream may go, rounded up to a beat, so that the thread wakes once for several."""
+        """When the next response of a stream may go; on a beat, so that the thread wakes once for several."""
         interval_s = self._share_s * self._streams
         beat_s = interval_s / _BEATS
         return math.ceil((sent_at + interval_s) / beat_s) * beat_s if beat_s else 0.0
