@@ -245,6 +245,14 @@ def test_flags_of_the_one_task_are_refused_for_a_mix(tmp_path: Path) -> None:
     assert scenario(tmp_path, mix, "--set", "tasks[1].model=x").models == ("chat", "x")
 
 
+def test_a_wished_length_is_one_that_every_prompt_has(tmp_path: Path) -> None:
+    """Tasks of different lengths have none in common, and a conversation's turns grow."""
+    mix = CLOSED + "[[tasks]]\nname = 'other'\nmodel = 'm'\ninput_tokens = 5\n"
+    assert scenario(tmp_path, CLOSED).input_tokens == Fixed(64)
+    assert scenario(tmp_path, mix).input_tokens is None
+    assert scenario(tmp_path, CLOSED, "--task", "chat", "--set", "tasks[0].conversation.turns=3").input_tokens is None
+
+
 def test_paths_of_a_file_are_relative_to_it_and_those_of_flags_are_not(tmp_path: Path) -> None:
     """A scenario can be run from anywhere."""
     text = CLOSED.replace("input_tokens = 64", 'prompts = "sets/mine.jsonl"')

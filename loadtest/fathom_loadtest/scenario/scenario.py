@@ -108,8 +108,8 @@ class Scenario:
 
     @property
     def input_tokens(self) -> Length | None:
-        """The prompts' wished length, where all have the same."""
-        return _only({task.input_tokens for task in self.tasks})
+        """The prompts' wished length, where all have the same: later turns of a conversation are longer."""
+        return _only({None if task.conversation else task.input_tokens for task in self.tasks})
 
     @property
     def output_tokens(self) -> Length | None:
