@@ -27,10 +27,12 @@ class _Progress:
         self.answer = Answer(context.model or "", context.request_id or "", sequences)
         self.failure: FathomError | None = None
         self.is_closed = False
+        self.is_refused = False
 
     def take(self, response: Any) -> GenerationChunk | None:
         """Take a ``ModelStreamInferResponse``; raises what it says."""
-        if response.error_message:
+        self.is_refused = bool(response.error_message)
+        if self.is_refused:
             told = error_of_message(response.error_message, self.context.at(self.attempts.endpoint.url))
             raise self._after_begin(told)
         chunk = self.answer.add(response.infer_response)
@@ -156,7 +158,9 @@ class GenerationStream:
             except grpc.RpcError as error:
                 self._move_on(self._progress.translate(error))
             except FathomError as error:
-                self._call.cancel()
+                # a refused call ends by itself, and Triton 2.51 can crash on one that is cancelled as it answers
+                if not (self._progress.is_refused and self._await_status()):
+                    self._call.cancel()
                 self._move_on(error)
             else:
                 if chunk is not None:
@@ -179,10 +183,12 @@ class GenerationStream:
         if self._progress.is_closed:  # by another thread, which cancelled the call before
             self._call.cancel()
 
-    def _await_status(self) -> None:
-        """Read past the final response: a call that is dropped before its status would be cancelled at the server."""
-        with suppress(grpc.RpcError):
-            next(self._call, None)
+    def _await_status(self) -> bool:
+        """Read past the last response, and tell whether it was: a call dropped before its status would be cancelled."""
+        try:
+            return next(self._call, None) is None
+        except grpc.RpcError:
+            return True  # whatever became of the connection
 
 
 class AsyncGenerationStream:
@@ -267,7 +273,9 @@ class AsyncGenerationStream:
                 # gRPC says so to the reader when another task closes the stream or hangs up
                 raise locally_closed(self._progress.context) from None
             except FathomError as error:
-                self._call.cancel()
+                # a refused call ends by itself, and Triton 2.51 can crash on one that is cancelled as it answers
+                if not (self._progress.is_refused and await self._await_status()):
+                    self._call.cancel()
                 await self._move_on(error)
             else:
                 if chunk is not None:
@@ -293,12 +301,14 @@ class AsyncGenerationStream:
             self._close()
             raise
 
-    async def _await_status(self) -> None:
-        """Read past the final response: a call that is dropped before its status would be cancelled at the server."""
+    async def _await_status(self) -> bool:
+        """Read past the last response, and tell whether it was: a call dropped before its status would be cancelled."""
         try:
-            await self._call.read()
+            return bool(await self._call.read() is aio.EOF)  # type: ignore[attr-defined] # grpc-stubs do not know it
         except grpc.RpcError:
-            pass  # the answer is complete, whatever became of the connection
+            return True  # whatever became of the connection
         except asyncio.CancelledError:
             if is_task_cancelled():
+                self._close()
                 raise
+            return True
