@@ -34,8 +34,9 @@ check: setup ## Lint, format and types
 	@echo "== ruff"; $(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@echo "== mypy"; $(BIN)/mypy $(PACKAGES)
 
-bench: setup ## Measure speed beside other engines; redraws docs/performance.md (half an hour; more the first time)
+bench: setup ## Measure speed beside other engines and quality in every precision; redraws docs (an hour; more the first time)
 	@$(BIN)/python -m benchmarks.peers
+	@$(BIN)/python -m benchmarks.quality
 
 bench-quality: setup ## Judge our models in every precision; redraws docs/quality.md and docs/quality.svg
 	@$(BIN)/python -m benchmarks.quality

@@ -28,6 +28,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.engine_table import table
+from benchmarks.page import write_part
 from benchmarks.peers import machine
 from benchmarks.peers.checkpoint import TINY, ModelShape, text_lines, write_checkpoint
 from benchmarks.peers.contenders import CONTENDERS, MODEL, THREADS, Contender, Worker
@@ -39,6 +41,7 @@ from benchmarks.peers.workload import FIRST_TOKEN, Workload
 
 from fathom_client import AsyncClient, metric_names
 
+PAGE: Final = machine.ROOT / "docs" / "performance.md"
 RESULTS: Final = machine.ROOT / "benchmarks" / "results"
 PROFILE: Final = "throughput"
 LEAVERS: Final = 10
@@ -81,7 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         figures[part] = PARTS[part](repository, shape)
         print(json.dumps(figures[part], indent=1), flush=True)
     path = _write(options.output, shape, figures)
-    print(f"written: {path}")
+    text = table(json.loads(path.read_text(encoding="utf-8")))
+    print(f"{text}\nwritten: {path}")
+    if options.output == RESULTS:
+        write_part(PAGE, "engine", text)
     return 0
 
 
