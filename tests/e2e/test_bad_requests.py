@@ -1,9 +1,10 @@
 """Every wrong request is refused by name through the whole stack, and the next one is served."""
 
+import grpc
 import numpy as np
 import pytest
 from tests.serving import FathomServe
-from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
+from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput, service_pb2
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from fathom_client import Client, InvalidRequestError, ModelNotFoundError, ServerUnavailableError
@@ -69,11 +70,31 @@ def test_server_refuses_what_other_clients_send(server: FathomServe, tensors: di
 
 
 def test_any_number_of_refusals_leaves_the_server_alive(server: FathomServe, client: Client) -> None:
-    """Two thousand refused requests in a row are two thousand refusals by the same process: none ends the server."""
+    """A thousand refused requests in a row are a thousand refusals by the same process: none ends the server."""
     before = server.triton_processes()
-    for _ in range(2000):
+    for _ in range(1000):
         with pytest.raises(InvalidRequestError, match="leaves"):
             client.generate("small", "hi", max_tokens=100_000)
+    assert server.triton_processes() == before
+
+
+def test_refusals_as_statuses_leave_the_server_alive(server: FathomServe) -> None:
+    """Callers who ask for errors as gRPC statuses, as ours does not, may be refused as often, too."""
+    request = service_pb2.ModelInferRequest(model_name="small")
+    request.inputs.add(name=names.TEXT_INPUT, datatype="BYTES", shape=[1])
+    request.inputs.add(name=names.MAX_TOKENS, datatype="INT32", shape=[1])
+    request.raw_input_contents.extend([b"\x02\0\0\0hi", (100_000).to_bytes(4, "little")])
+    before = server.triton_processes()
+    with grpc.insecure_channel(server.url) as channel:
+        open_stream = channel.unary_stream(
+            "/inference.GRPCInferenceService/ModelStreamInfer",
+            request_serializer=service_pb2.ModelInferRequest.SerializeToString,
+            response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
+        )
+        for _ in range(800):
+            with pytest.raises(grpc.RpcError) as refused:
+                list(open_stream(request, timeout=30, metadata=(("triton_grpc_error", "true"),)))
+            assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert server.triton_processes() == before
 
 

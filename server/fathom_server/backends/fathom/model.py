@@ -17,6 +17,7 @@ from fathom_server.backends.fathom.generate_request import (
 )
 from fathom_server.backends.fathom.metrics_export import MetricsExport
 from fathom_server.backends.fathom.outbox import Outbox, OutgoingAnswer
+from fathom_server.backends.fathom.refusals import Refusals
 from fathom_server.backends.fathom.transport import TritonTransport
 from fathom_server.engine.engine import Engine
 from fathom_server.engine.runner.load import load_runner
@@ -65,6 +66,7 @@ class TritonPythonModel:
         self._engine = Engine(
             load_runner(folder, settings), settings, self._tokenizer, load_speculator(folder, settings)
         )
+        self._refusals = Refusals()
         self._outbox = Outbox(settings.limits.stream_responses_per_s)
         self._metrics = MetricsExport(self._engine, args["model_name"])
         self._watch = CancellationWatch(self._engine, on_tick=self._metrics.refresh)
@@ -84,7 +86,7 @@ class TritonPythonModel:
                 call = read_generate_request(tensors, self._tokenizer)
                 origin = RequestOrigin.of(request, parameters)
             except Exception as error:
-                _fail(transport, request.request_id(), error)
+                self._refuse(transport, request.request_id(), error)
                 continue
             arguments = (call, transport, origin)
             if call.sampling.structured_outputs is None:
@@ -97,10 +99,11 @@ class TritonPythonModel:
         self._compilers.shutdown()
         self._engine.stop()
         self._watch.close()
+        self._refusals.close()
         self._outbox.close()
         self._metrics.close()
         # what Triton lent (senders, metrics) must be gone before its process is: a late destructor would crash the stub
-        del self._engine, self._watch, self._outbox, self._metrics, self._compilers
+        del self._engine, self._watch, self._refusals, self._outbox, self._metrics, self._compilers
         gc.collect()
 
     def _submit(self, call: GenerateRequest, transport: TritonTransport, origin: RequestOrigin) -> None:
@@ -128,17 +131,16 @@ class TritonPythonModel:
             )
             self._watch.add(watched)
         except Exception as error:
-            _fail(transport, origin.request_id, error)
+            self._refuse(transport, origin.request_id, error)
 
     def _abandon(self, watched: WatchedRequest) -> None:
         if watched.request is not None:
             self._engine.cancel(watched.request)
         self._watch.remove(watched)
 
-
-def _fail(transport: TritonTransport, request_id: str, error: Exception) -> None:
-    """Refuse a request; what is no refusal of ours is a fault, and is logged."""
-    if not isinstance(error, RequestError):
-        logger.error("request %s failed", request_id, exc_info=error)
-        error = EngineFailureError(f"the request could not be read (id {request_id})")
-    transport.fail(error)
+    def _refuse(self, transport: TritonTransport, request_id: str, error: Exception) -> None:
+        """Refuse a request; what is no refusal of ours is a fault, and is logged."""
+        if not isinstance(error, RequestError):
+            logger.error("request %s failed", request_id, exc_info=error)
+            error = EngineFailureError(f"the request could not be read (id {request_id})")
+        self._refusals.put(transport, error)
