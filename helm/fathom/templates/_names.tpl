@@ -1,0 +1,73 @@
+{{/* Names and labels. */}}
+
+{{/* A name of at most 52 characters: a longer one is cut, and ends with eight digits of its hash so that two stay two. */}}
+{{- define "fathom.cut" -}}
+{{- if gt (len .) 52 -}}
+{{- printf "%s-%s" (. | trunc 43 | trimSuffix "-") (. | sha256sum | trunc 8) -}}
+{{- else -}}
+{{- . -}}
+{{- end -}}
+{{- end }}
+
+{{- define "fathom.name" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" -}}
+{{- end }}
+
+{{- define "fathom.base" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride -}}
+{{- else if contains (include "fathom.name" .) .Release.Name -}}
+{{- .Release.Name -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "fathom.name" .) -}}
+{{- end -}}
+{{- end }}
+
+{{/* The name of a part: (list $ "server"). */}}
+{{- define "fathom.part" -}}
+{{- printf "%s-%s" (include "fathom.base" (first .)) (last .) | include "fathom.cut" -}}
+{{- end }}
+
+{{/* What never changes of a part's labels, for selectors: (list $ "server"). */}}
+{{- define "fathom.selector" -}}
+app.kubernetes.io/name: {{ include "fathom.name" (first .) }}
+app.kubernetes.io/instance: {{ (first .).Release.Name }}
+app.kubernetes.io/component: {{ last . }}
+{{- end }}
+
+{{/* All labels of a part: (list $ "server"). */}}
+{{- define "fathom.labels" -}}
+{{- $ := first . -}}
+{{ include "fathom.selector" . }}
+app.kubernetes.io/version: {{ $.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: fathom
+app.kubernetes.io/managed-by: {{ $.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" $.Chart.Name $.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- with $.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* An image's reference: (list $ image suffix); a digest goes before a tag, a tag before the chart's appVersion. */}}
+{{- define "fathom.image" -}}
+{{- $ := first . -}}
+{{- $image := index . 1 -}}
+{{- if $image.digest -}}
+{{- printf "%s@%s" $image.repository $image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $image.repository (toString ($image.tag | default (printf "%s%s" $.Chart.AppVersion (last .)))) -}}
+{{- end -}}
+{{- end }}
+
+{{- define "fathom.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- .Values.serviceAccount.name | default (include "fathom.cut" (include "fathom.base" .)) -}}
+{{- else -}}
+{{- .Values.serviceAccount.name | default "default" -}}
+{{- end -}}
+{{- end }}
+
+{{/* What the headless service answers for: the address of every ready server. */}}
+{{- define "fathom.target" -}}
+{{- printf "%s.%s.svc:8001" (include "fathom.part" (list . "headless")) .Release.Namespace -}}
+{{- end }}
