@@ -11,16 +11,16 @@ _HEAD: Final = """# The chart fathom
 
 <!-- Written by `python -m deploy.chart` from values.yaml; change that. -->
 
-{description}. Version {version} of the chart, {app_version} of Fathom; Kubernetes {kube_version}. How it is used, what it makes and
-what has never been run: [docs/kubernetes.md](../../docs/kubernetes.md).
+{description}. Version {version} of the chart, {app_version} of Fathom; Kubernetes {kube_version}.
+How it is used, what it makes and what has never been run: [docs/kubernetes.md](../../docs/kubernetes.md).
 
 ```sh
 helm install demo helm/fathom --values helm/fathom/ci/cpu-values.yaml
 helm test demo --logs
 ```
 
-Values that do not go together are refused with a sentence that says why and what to do. Files of values for {cases} lie in `ci/`;
-each is rendered and checked by the tests.
+Values that do not go together are refused with a sentence that says why and what to do. `ci/` holds files of values for
+{cases}; each is rendered and checked by the tests.
 """
 
 
@@ -37,9 +37,11 @@ def readme_text(chart: dict[str, Any], values: tuple[Value, ...], cases: list[st
     ]
     plain = tuple(value for value in values if not value.children)
     parts.append("## Values\n\n" + _table(plain))
-    for value in values:
-        if value.children:
-            parts.append(f"## `{value.path[-1]}`\n\n{value.explanation}\n\n" + _table(tuple(leaves(value.children))))
+    parts.extend(
+        f"## `{value.path[-1]}`\n\n{value.explanation}\n\n" + _table(tuple(leaves(value.children)))
+        for value in values
+        if value.children
+    )
     return "\n".join(parts)
 
 

@@ -7,8 +7,33 @@
 {{- fail (printf "bundle is no TOML: %s" $bundle.Error) -}}
 {{- end -}}
 {{- $names := list -}}
-{{- range $bundle.models -}}
+{{- range (include "fathom.models" . | fromJson).models -}}
+{{- if not (and .name .task) -}}
+{{- fail (printf "bundle has a model without a name or a task (%s); give both" (toJson .)) -}}
+{{- end -}}
 {{- $names = append $names .name -}}
+{{- end -}}
+{{- range $path, $own := dict "server.env" (list "HOME") "export.env" (list "HOME" "HF_HOME" "FATHOM_CACHE" "HF_TOKEN") "fetch.env" (list "RCLONE_CONFIG" "XDG_CACHE_HOME") -}}
+{{- $seen := list -}}
+{{- range (index $v (first (splitList "." $path))).env -}}
+{{- if has .name $own -}}
+{{- fail (printf "%s sets %s, which the chart sets itself; leave it out" $path .name) -}}
+{{- end -}}
+{{- if has .name $seen -}}
+{{- fail (printf "%s sets %s twice; a server-side apply would refuse it" $path .name) -}}
+{{- end -}}
+{{- $seen = append $seen .name -}}
+{{- end -}}
+{{- end -}}
+{{- range $path, $labels := dict "commonLabels" $v.commonLabels "server.podLabels" $v.server.podLabels "serviceMonitor.labels" $v.serviceMonitor.labels "server.podAnnotations" $v.server.podAnnotations "gateway.podAnnotations" $v.gateway.podAnnotations -}}
+{{- range $name, $_ := $labels -}}
+{{- if or (hasPrefix "app.kubernetes.io/" $name) (hasPrefix "helm.sh/" $name) (hasPrefix "fathom/" $name) (eq $name "kubectl.kubernetes.io/default-container") -}}
+{{- fail (printf "%s has %s, which the chart sets itself; choose another name" $path $name) -}}
+{{- end -}}
+{{- if and (ne $path "commonLabels") (not (hasSuffix "Annotations" $path)) (hasKey $v.commonLabels $name) -}}
+{{- fail (printf "%s and commonLabels both have %s; keep one of them" $path $name) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- range $where := list "repository" "checkpoints" -}}
 {{- $source := index $v $where -}}

@@ -180,9 +180,11 @@
 
 {{/* The volumes that these containers use, models and tmp apart. */}}
 {{- define "fathom.fillVolumes" -}}
+{{- if eq .Values.repository.source "export" }}
 - name: bundle
   configMap:
     name: {{ include "fathom.part" (list . "bundle") }}
+{{- end }}
 {{- with .Values.checkpoints }}
 {{- if eq .source "existingClaim" }}
 - name: checkpoints

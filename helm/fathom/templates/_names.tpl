@@ -1,14 +1,5 @@
 {{/* Names and labels. */}}
 
-{{/* A name of at most 52 characters: a longer one is cut, and ends with eight digits of its hash so that two stay two. */}}
-{{- define "fathom.cut" -}}
-{{- if gt (len .) 52 -}}
-{{- printf "%s-%s" (. | trunc 43 | trimSuffix "-") (. | sha256sum | trunc 8) -}}
-{{- else -}}
-{{- . -}}
-{{- end -}}
-{{- end }}
-
 {{- define "fathom.name" -}}
 {{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" -}}
 {{- end }}
@@ -23,9 +14,19 @@
 {{- end -}}
 {{- end }}
 
-{{/* The name of a part: (list $ "server"). */}}
+{{/* A text of at most so many characters: (list text 52). One that is cut ends with eight digits of its hash, so that two stay two. */}}
+{{- define "fathom.cut" -}}
+{{- $text := first . -}}
+{{- if gt (len $text) (last .) -}}
+{{- printf "%s-%s" ($text | trunc (int (sub (last .) 9)) | trimSuffix "-") ($text | sha256sum | trunc 8) -}}
+{{- else -}}
+{{- $text -}}
+{{- end -}}
+{{- end }}
+
+{{/* The name of a part, at most 52 characters, its own word whole: (list $ "server"). */}}
 {{- define "fathom.part" -}}
-{{- printf "%s-%s" (include "fathom.base" (first .)) (last .) | include "fathom.cut" -}}
+{{- printf "%s-%s" (include "fathom.cut" (list (include "fathom.base" (first .)) (int (sub 51 (len (last .)))))) (last .) -}}
 {{- end }}
 
 {{/* What never changes of a part's labels, for selectors: (list $ "server"). */}}
@@ -61,7 +62,7 @@ helm.sh/chart: {{ printf "%s-%s" $.Chart.Name $.Chart.Version | replace "+" "_" 
 
 {{- define "fathom.serviceAccount" -}}
 {{- if .Values.serviceAccount.create -}}
-{{- .Values.serviceAccount.name | default (include "fathom.cut" (include "fathom.base" .)) -}}
+{{- .Values.serviceAccount.name | default (include "fathom.cut" (list (include "fathom.base" .) 52)) -}}
 {{- else -}}
 {{- .Values.serviceAccount.name | default "default" -}}
 {{- end -}}

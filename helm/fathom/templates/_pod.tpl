@@ -47,17 +47,31 @@ affinity:
 {{- end }}
 {{- end }}
 
-{{/* The bundle as a map; an error is a map with the key Error, which fathom.check refuses. */}}
+{{/* The bundle as a map; where it is no TOML, with the key Error alone. */}}
 {{- define "fathom.bundle" -}}
 {{- .Values.bundle | fromToml | toJson -}}
 {{- end }}
 
-{{/* Seconds for running answers at a stop. */}}
+{{/* The tables of its models, as a list of maps under the key models. */}}
+{{- define "fathom.models" -}}
+{{- $models := list -}}
+{{- $given := (include "fathom.bundle" . | fromJson).models -}}
+{{- if kindIs "slice" $given -}}
+{{- range $given -}}
+{{- if kindIs "map" . -}}
+{{- $models = append $models . -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- dict "models" $models | toJson -}}
+{{- end }}
+
+{{/* Seconds for running answers at a stop. 2048 is fathom-export's own max_context. */}}
 {{- define "fathom.drainSeconds" -}}
 {{- $longest := .Values.drain.maxTokens | int -}}
 {{- if not $longest -}}
-{{- range (include "fathom.bundle" . | fromJson).models -}}
-{{- if eq .task "generate" -}}
+{{- range (include "fathom.models" . | fromJson).models -}}
+{{- if eq (toString .task) "generate" -}}
 {{- $longest = max $longest (int ((default dict .limits).max_context | default 2048)) -}}
 {{- end -}}
 {{- end -}}
@@ -74,8 +88,8 @@ affinity:
 {{- define "fathom.firstModel" -}}
 {{- $task := last . -}}
 {{- $name := "" -}}
-{{- range (include "fathom.bundle" (first .) | fromJson).models -}}
-{{- if and (eq .task $task) (not $name) -}}
+{{- range (include "fathom.models" (first .) | fromJson).models -}}
+{{- if and (eq (toString .task) $task) (not $name) -}}
 {{- $name = .name -}}
 {{- end -}}
 {{- end -}}

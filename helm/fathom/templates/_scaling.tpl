@@ -3,11 +3,12 @@
 {{- if .Values.multiNode.enabled -}}
 apiVersion: leaderworkerset.x-k8s.io/v1
 kind: LeaderWorkerSet
+name: {{ include "fathom.part" (list . "group") }}
 {{- else -}}
 apiVersion: apps/v1
 kind: {{ ternary "StatefulSet" "Deployment" (eq (include "fathom.perPod" .) "true") }}
-{{- end }}
 name: {{ include "fathom.part" (list . "server") }}
+{{- end -}}
 {{- end }}
 
 {{/* The series of this release's servers, as ServiceMonitor labels them. */}}

@@ -70,7 +70,7 @@
     medium: Memory
     sizeLimit: {{ .Values.server.sharedMemory }}
 {{- if and (include "fathom.fills" .) (not (include "fathom.fillsByJob" .)) }}
-{{ include "fathom.fillVolumes" . }}
+{{ include "fathom.fillVolumes" . | trim }}
 {{- end }}
 {{- end }}
 
