@@ -6,10 +6,13 @@ import inspect
 import math
 import shlex
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.deploy.chart.rendering import CASES, ROOT, case_values, containers, loaded_chart, render, rendered_case
+
 from fathom_client import metric_names
 from fathom_client.cli import build_parser as client_parser
 from fathom_export import cli as export_cli
@@ -20,6 +23,7 @@ from fathom_loadtest.commands import run, worker
 from fathom_loadtest.scenario import read_scenario
 from fathom_loadtest.workers.plan import DEFAULT_PORT as WORKERS_PORT
 from fathom_server.cli import build_parser as serve_parser
+from fathom_server.engine.settings import EngineLimits
 from fathom_server.gateway import cli as gateway_cli
 from fathom_server.gateway.routes import health, metrics
 from fathom_server.gateway.settings import DEFAULT_PORT as GATEWAY_PORT
@@ -30,7 +34,12 @@ from fathom_server.launcher.settings import (
     DEFAULT_METRICS_PORT,
     LaunchSettings,
 )
-from tests.deploy.chart.rendering import CASES, ROOT, containers, loaded_chart, render, rendered_case
+
+LONGEST_CONTEXT = next(field.default for field in fields(EngineLimits) if field.name == "max_context")
+"""The engine's own limit, where a bundle gives none."""
+
+
+PARTS = ("client", "server", "export", "loadtest")
 
 
 def commands(case: str) -> list[list[str]]:
@@ -47,6 +56,13 @@ def commands(case: str) -> list[list[str]]:
                 lines = [words]
             found += [line for line in lines if line[0].startswith("fathom-")]
     return found
+
+
+def project(part: str) -> dict[str, Any]:
+    """The project table of a distribution."""
+    text = (ROOT / part / "pyproject.toml").read_text(encoding="utf-8")
+    table: dict[str, Any] = tomllib.loads(text)["project"]
+    return table
 
 
 def parse(line: list[str]) -> argparse.Namespace:
@@ -86,25 +102,22 @@ def test_every_command_line_is_one_that_its_program_takes(case: str) -> None:
 
 def test_all_programs_are_started_by_some_case() -> None:
     """The check above sees export, plan, serve, gateway, client and load test, leader and worker."""
-    seen = {tuple(line[:2]) if line[0] in ("fathom-load", "fathom-client") else line[0] for c in CASES for line in commands(c)}
-    assert {("fathom-load", "run"), ("fathom-load", "worker"), "fathom-export", "fathom-serve"} <= seen
+    seen = {tuple(line[:2]) for case in CASES for line in commands(case)}
+    assert {("fathom-load", "run"), ("fathom-load", "worker"), ("fathom-export", "plan")} <= seen
     assert {("fathom-client", each) for each in ("wait", "models", "chat", "embed")} <= seen
-    assert any(line[:2] == ["fathom-export", "plan"] for line in commands("gpu-fp8"))
+    assert {"fathom-export", "fathom-serve", "fathom-gateway"} <= {program for program, _ in seen}
 
 
 def test_programs_are_those_that_the_distributions_install() -> None:
     """Each program of the chart is a script of a distribution's pyproject.toml."""
-    scripts = set()
-    for part in ("client", "server", "export", "loadtest"):
-        scripts |= tomllib.loads((ROOT / part / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"].keys()
+    scripts = {name for part in PARTS for name in project(part)["scripts"]}
     assert {line[0] for case in CASES for line in commands(case)} <= scripts
 
 
 def test_versions_are_those_of_the_distributions() -> None:
     """The chart's appVersion, by which images are named, is the version of all four distributions."""
-    for part in ("client", "server", "export", "loadtest"):
-        project = tomllib.loads((ROOT / part / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        assert project["version"] == loaded_chart().metadata["appVersion"]
+    for part in PARTS:
+        assert project(part)["version"] == loaded_chart().metadata["appVersion"]
 
 
 def test_ports_are_those_on_which_the_programs_listen() -> None:
@@ -123,7 +136,7 @@ def test_ports_are_those_on_which_the_programs_listen() -> None:
 
 
 def test_probes_ask_paths_that_answer() -> None:
-    """The gateway's probes ask its own routes; those of the server are Triton's, which the launcher itself waits for."""
+    """The gateway's probes ask its own routes; the server's are Triton's, for which the launcher waits."""
     routes = {route.path for module in (health, metrics) for route in module.router.routes}  # type: ignore[attr-defined]
     gateway = render().one("Deployment", "-gateway")["spec"]["template"]["spec"]["containers"][0]
     asked = {value["httpGet"]["path"] for key, value in gateway.items() if key.endswith("Probe")}
@@ -137,8 +150,7 @@ def test_probes_ask_paths_that_answer() -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_bundles_are_such_that_export_takes_them(case: str, tmp_path: Path) -> None:
     """Every bundle of the chart is read by fathom-export, and its models have the names that tests and plans use."""
-    maps = [each for each in rendered_case(case).of("ConfigMap", "-bundle")]
-    for each in maps:
+    for each in rendered_case(case).of("ConfigMap", "-bundle"):
         (tmp_path / "bundle.toml").write_text(each["data"]["bundle.toml"], encoding="utf-8")
         names = {spec.name for spec in read_bundle(tmp_path / "bundle.toml").models}
         asked = {parse(line).model for line in commands(case) if line[:2] in (["fathom-export", "plan"],)}
@@ -173,12 +185,12 @@ def test_the_scenario_of_the_load_test_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_drain_and_grace_follow_from_the_bundle(case: str, tmp_path: Path) -> None:
-    """A drain lasts max_context (or maxTokens) times the time between tokens; the kubelet waits longer, for all of it."""
+    """A drain lasts max_context (or maxTokens) times the time between tokens; the kubelet waits longer."""
     rendered = rendered_case(case)
-    values = loaded_chart().merge_values(_values(case))
+    values = loaded_chart().merge_values(case_values(case))
     (tmp_path / "bundle.toml").write_text(values["bundle"], encoding="utf-8")
     longest = values["drain"]["maxTokens"] or max(
-        spec.limits.max_context or 2048
+        spec.limits.get("max_context", LONGEST_CONTEXT)
         for spec in read_bundle(tmp_path / "bundle.toml").models
         if isinstance(spec, GenerateSpec)
     )
@@ -190,12 +202,6 @@ def test_drain_and_grace_follow_from_the_bundle(case: str, tmp_path: Path) -> No
             sleeps = [each["lifecycle"]["preStop"]["sleep"]["seconds"] for each in pod["spec"]["containers"]]
             ends = [sleeps[0] + drain_s, sleeps[0]][name.endswith("/worker")]
             assert pod["spec"]["terminationGracePeriodSeconds"] == ends + 10
-
-
-def _values(case: str) -> dict[str, Any]:
-    from tests.deploy.chart.rendering import case_values
-
-    return case_values(case)
 
 
 def test_patience_of_the_probes_is_longer_than_the_launchers_own() -> None:

@@ -75,7 +75,7 @@ def test_the_check_of_the_standard_finds_what_breaks_it(fault: str) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_names_and_labels_fit_and_tell(case: str) -> None:
-    """Names have at most 52 characters, label values 63; every object of the chart and every pod has the standard labels."""
+    """Names have at most 52 characters, label values 63; objects and pods have the standard labels."""
     rendered = rendered_case(case)
     own = [each for each in rendered.objects if "helm.sh/chart" in each["metadata"].get("labels", {})]
     extra = len(case_values(case).get("extraObjects", []))
@@ -103,7 +103,7 @@ def test_names_stay_apart_when_they_are_cut(name: str) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_selectors_find_the_pods_that_are_meant(case: str) -> None:
-    """A workload's selector is part of its pods' labels and of no other component's; every service finds pods and ports."""
+    """A workload's selector finds its own pods alone; every service finds pods and ports."""
     rendered = rendered_case(case)
     pods = [pod for _, pod in rendered.pods()]
     for each in [*rendered.of("Deployment"), *rendered.of("StatefulSet")]:

@@ -31,7 +31,10 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
     (CLAIM | {"autoscaling": {"kind": "hpa"}}, "there may be several pods"),
     ({"plan": {"models": ["chat"]}}, "a plan is built on the GPU that serves it"),
     (CLAIM | {"plan": {"models": ["chat"]}, "server": GPU}, "plan.models needs a volume of each pod's own"),
-    ({"plan": {"models": ["other"]}, "server": GPU}, "plan.models names other, which bundle does not have; it has: chat"),
+    (
+        {"plan": {"models": ["other"]}, "server": GPU},
+        "plan.models names other, which bundle does not have; it has: chat",
+    ),
     ({"multiNode": {"enabled": True}}, "multiNode.image is empty"),
     ({"multiNode": {"enabled": True, "image": "i:1"}}, "say how many GPUs each node has"),
     ({"multiNode": {"enabled": True, "image": "i:1"}, "server": GPU}, "fathom-export writes no repository for vLLM"),

@@ -1,7 +1,7 @@
 """What the custom resources that the chart makes may hold: the fields it uses, with the types that the CRDs give them.
 
-After the API references of Prometheus Operator (monitoring.coreos.com/v1), KEDA (keda.sh/v1alpha1), the Gateway API (v1) and
-LeaderWorkerSet (v1). Pod templates within are checked against Kubernetes's own schemas.
+After the API references of Prometheus Operator (monitoring.coreos.com/v1), KEDA (keda.sh/v1alpha1), the Gateway API
+(v1) and LeaderWorkerSet (v1). Pod templates within are checked against Kubernetes's own schemas.
 """
 
 from typing import Any
