@@ -120,7 +120,9 @@ def gateway(rendered: Rendered, machine: Machine, served: FathomServe) -> Iterat
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     container = rendered.one("Deployment", "-gateway")["spec"]["template"]["spec"]["containers"][0]
-    command = [machine.local(word) for word in container["command"]]
+    program, *flags = container["command"]
+    assert program == "fathom-gateway"
+    command = [sys.executable, "-m", "fathom_server.gateway", *(machine.local(word) for word in flags)]
     command = [f"--port={port}" if word.startswith("--port=") else word for word in command]
     command = ["--host=127.0.0.1" if word.startswith("--host=") else word for word in command]
     machine.addresses["demo-fathom-gateway.prod.svc:80"] = f"127.0.0.1:{port}"
