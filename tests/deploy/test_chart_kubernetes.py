@@ -1,17 +1,13 @@
 """What the chart renders is what Kubernetes takes: every ci file, every version from 1.30 on."""
 
-from functools import cache
-from typing import Any
-
 import helm_python
 import jsonschema
-import jsonschema_rs
 import pytest
-from kubernetes_validate.utils import all_versions, major_minor, schema_contents
+from kubernetes_validate.utils import major_minor
+from tests.deploy.chart.api_schemas import VERSIONS, faults
 from tests.deploy.chart.custom_resources import CUSTOM_RESOURCES
 from tests.deploy.chart.rendering import CASES, CHART, case_values, containers, render, rendered_case
 
-VERSIONS = tuple(dict.fromkeys(each for each in all_versions() if tuple(map(int, each.split(".")[:2])) >= (1, 30)))
 MATRIX = [
     (case, version)
     for case in CASES
@@ -19,28 +15,6 @@ MATRIX = [
     if (case, major_minor(version)) != ("image-volume", "1.30")
 ]
 """Volumes of images came with Kubernetes 1.31, and the chart refuses them before."""
-DEFINITIONS = "_definitions.json"
-
-
-@cache
-def definitions(version: str) -> dict[str, Any]:
-    contents: dict[str, Any] = schema_contents(f"kubernetes-json-schema/v{version}-local-strict/{DEFINITIONS}", version)
-    return contents
-
-
-@cache
-def validator(version: str, api_version: str, kind: str) -> jsonschema_rs.Validator:
-    """A validator of one kind, which refuses fields that the version does not know."""
-    known = definitions(version)
-    found = [name for name, each in known["$defs"].items() if is_kind(each, api_version, kind)]
-    assert len(found) == 1, f"Kubernetes {version} has no {kind} of {api_version}"
-    return jsonschema_rs.validator_for({**known, "$ref": f"#/$defs/{found[0]}"})
-
-
-def is_kind(definition: dict[str, Any], api_version: str, kind: str) -> bool:
-    group, _, version = api_version.rpartition("/")
-    wanted = {"group": group, "kind": kind, "version": version}
-    return wanted in definition.get("x-kubernetes-group-version-kind", [])
 
 
 def nulls(value: object, path: str = "") -> list[str]:
@@ -50,13 +24,6 @@ def nulls(value: object, path: str = "") -> list[str]:
     if isinstance(value, list):
         return [found for number, each in enumerate(value) for found in nulls(each, f"{path}[{number}]")]
     return [path] if value is None else []
-
-
-def faults(version: str, each: dict[str, Any]) -> list[str]:
-    found = validator(version, each["apiVersion"], each["kind"]).iter_errors(each)
-    return [
-        f"{each['kind']}/{each['metadata']['name']} {list(fault.instance_path)}: {fault.message}" for fault in found
-    ]
 
 
 def test_versions_reach_from_the_oldest_that_the_chart_takes_to_the_newest_known() -> None:

@@ -27,8 +27,6 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
     ({"server": {"resources": {"limits": {"nvidia.com/gpu": 1}}}}, "ask for GPUs with server.gpu.count"),
     ({"drain": {"graceSeconds": 60, "maxTokens": 2000}}, "is 60, but a stop takes up to 110 (preStopSeconds 5 and a d"),
     ({"drain": {"graceSeconds": 35, "maxTokens": 1}}, "the kubelet would cut answers off; allow more"),
-    (CLAIM | {"server": {"replicas": 2}}, "ReadWriteOnce, but there may be several pods; give ReadWriteMany"),
-    (CLAIM | {"autoscaling": {"kind": "hpa"}}, "there may be several pods"),
     ({"plan": {"models": ["chat"]}}, "a plan is built on the GPU that serves it"),
     (CLAIM | {"plan": {"models": ["chat"]}, "server": GPU}, "plan.models needs a volume of each pod's own"),
     (
@@ -56,7 +54,8 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
 BY_SCHEMA: list[tuple[dict[str, Any], str]] = [
     ({"autoscaling": {"kind": ["hpa", "keda"]}}, "/autoscaling/kind"),
     ({"autoscaling": {"kind": "both"}}, "'none', 'hpa', 'keda'"),
-    ({"autoscaling": {"hpa": {"enabled": True}, "keda": {"enabled": True}}}, "additional properties 'hpa', 'keda' not"),
+    ({"autoscaling": {"hpa": {"enabled": True}, "keda": {}}}, "at '/autoscaling': additional properties"),
+    ({"fullnameOverride": "*"}, "/fullnameOverride"),
     ({"autoscaling": {"minReplicas": 0}}, "/autoscaling/minReplicas"),
     ({"server": {"replica": 2}}, "additional properties 'replica' not allowed"),
     ({"server": {"replicas": "two"}}, "/server/replicas"),

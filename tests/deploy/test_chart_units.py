@@ -2,8 +2,12 @@
 
 from typing import Any
 
+import jsonschema
 import pytest
-from tests.deploy.chart.rendering import containers, render, rendered_case
+from deploy.chart.values_file import leaves, read_values
+from tests.deploy.chart.api_schemas import VERSIONS, faults
+from tests.deploy.chart.custom_resources import CUSTOM_RESOURCES
+from tests.deploy.chart.rendering import CHART, case_values, containers, render, rendered_case
 
 from fathom_server.launcher.repository_check import SHARED_MEMORY
 
@@ -76,6 +80,7 @@ def test_renders_a_job_and_a_claim_only_when_one_volume_is_for_all() -> None:
     done = job["spec"]["template"]["spec"]["containers"][0]["command"][1]
     assert done in containers(rendered.server())[0]["command"][2]
     claim = rendered.one("PersistentVolumeClaim")
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
     assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
     assert not render({"storage": {"kind": "claim", "existingClaim": "mine"}}).of("PersistentVolumeClaim")
     alone = render()
@@ -196,6 +201,16 @@ def test_a_group_of_nodes_takes_the_deployments_place() -> None:
     assert pods["worker"]["spec"]["terminationGracePeriodSeconds"] > stays
 
 
+def test_groups_are_scaled_as_pods_are() -> None:
+    """An HPA of groups names the LeaderWorkerSet, whose replicas are not written then."""
+    group = case_values("multi-node") | {"autoscaling": {"kind": "hpa"}}
+    rendered = render(group)
+    target = rendered.one("HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]
+    assert target["kind"] == "LeaderWorkerSet"
+    assert target["name"] == rendered.one("LeaderWorkerSet")["metadata"]["name"]
+    assert "replicas" not in rendered.one("LeaderWorkerSet")["spec"]
+
+
 def test_policies_let_in_the_gateway_and_nobody_who_is_not_named() -> None:
     """Triton's ports are for the chart's own pods, metrics for those named; nothing leads outside without downloads."""
     rendered = rendered_case("locked-down")
@@ -267,3 +282,27 @@ def test_extra_objects_are_filled_in() -> None:
     rendered = rendered_case("everything")
     assert rendered.one("ConfigMap", "demo-extra")["data"] == {"release": "demo"}
     assert rendered.one("ConfigMap", "demo-text")["data"] == {"release": "demo"}
+
+
+def test_texts_that_look_like_numbers_stay_texts() -> None:
+    """Every free text of the values may be 1e3, yes or *.example, and arrives in the objects as the text that it is."""
+    free = [
+        value
+        for value in leaves(read_values(CHART / "values.yaml"))
+        if value.default == "" or value.path[-1] in ("host", "repository", "key")
+        if not value.annotation and value.path != ("bundle",)
+    ]
+    assert len(free) > 20
+    for word in ("1e3", "yes", "0x10", "*.example"):
+        for case in ("everything", "s3", "ingress", "image-volume", "offline-pvc", "multi-node", "offline-checkpoints"):
+            values = case_values(case)
+            for value in free:
+                level = values
+                for step in value.path[:-1]:
+                    level = level.setdefault(step, {})
+                level[value.path[-1]] = word
+            for each in render(values).objects:
+                if each["apiVersion"] in CUSTOM_RESOURCES:
+                    jsonschema.validate(each, {**CUSTOM_RESOURCES[each["apiVersion"]][each["kind"]]})
+                else:
+                    assert faults(VERSIONS[-1], each) == []

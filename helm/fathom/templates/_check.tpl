@@ -75,11 +75,6 @@
 {{- if le (int (include "fathom.graceSeconds" .)) (int $stop) -}}
 {{- fail (printf "drain.graceSeconds is %d, but a stop takes up to %d (preStopSeconds %d and a drain of %s): the kubelet would cut answers off; allow more, or leave it null" (int $v.drain.graceSeconds) $stop (int $v.drain.preStopSeconds) (include "fathom.drainSeconds" .)) -}}
 {{- end -}}
-{{- if and (include "fathom.fills" .) (eq $v.storage.kind "claim") (not $v.storage.existingClaim) (not (has "ReadWriteMany" $v.storage.accessModes)) -}}
-{{- if or (gt (int $v.server.replicas) 1) (ne $v.autoscaling.kind "none") $v.multiNode.enabled -}}
-{{- fail (printf "storage.kind is claim with the access modes %s, but there may be several pods; give ReadWriteMany, or storage.kind perPod" (join ", " $v.storage.accessModes)) -}}
-{{- end -}}
-{{- end -}}
 {{- if $v.plan.models -}}
 {{- if eq (int $v.server.gpu.count) 0 -}}
 {{- fail "plan.models is given, but server.gpu.count is 0; a plan is built on the GPU that serves it" -}}

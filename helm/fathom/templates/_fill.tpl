@@ -49,7 +49,7 @@
 {{- define "fathom.fetchContainer" -}}
 {{- $ := first . -}}
 - name: {{ index . 1 }}
-  image: {{ include "fathom.image" (list $ $.Values.fetch.image "") }}
+  image: {{ include "fathom.image" (list $ $.Values.fetch.image "") | quote }}
   imagePullPolicy: {{ $.Values.fetch.image.pullPolicy }}
   command: [rclone, sync, --stats-one-line, --stats=30s, --verbose, {{ include "fathom.remote" (list $ (index . 2)) | quote }}, {{ index . 3 }}]
   env:
@@ -63,7 +63,7 @@
   {{- with $.Values.fetch.credentialsSecret }}
   envFrom:
     - secretRef:
-        name: {{ . }}
+        name: {{ . | quote }}
   {{- end }}
   {{- include "fathom.containerSecurity" $ | nindent 2 }}
   resources:
@@ -88,8 +88,8 @@
 - name: HF_TOKEN
   valueFrom:
     secretKeyRef:
-      name: {{ .name }}
-      key: {{ .key }}
+      name: {{ .name | quote }}
+      key: {{ .key | quote }}
 {{- end }}
 {{- end }}
 {{- with .Values.export.env }}
@@ -116,7 +116,7 @@
 - name: checkpoints
   mountPath: /checkpoints
   {{- if and (eq .source "existingClaim") .existingClaim.subPath }}
-  subPath: {{ .existingClaim.subPath }}
+  subPath: {{ .existingClaim.subPath | quote }}
   {{- end }}
   readOnly: true
 {{- end }}
@@ -132,7 +132,7 @@
 {{ include "fathom.fetchContainer" (list . "fetch-checkpoints" .Values.checkpoints.url "/models/checkpoints") }}
 {{- end }}
 - name: export
-  image: {{ include "fathom.image" (list . .Values.export.image "") }}
+  image: {{ include "fathom.image" (list . .Values.export.image "") | quote }}
   imagePullPolicy: {{ .Values.export.image.pullPolicy }}
   command:
     - fathom-export
@@ -155,7 +155,7 @@
 {{- define "fathom.planContainers" -}}
 {{- range $number, $model := .Values.plan.models }}
 - name: plan-{{ $number }}
-  image: {{ include "fathom.image" (list $ $.Values.plan.image "-plan") }}
+  image: {{ include "fathom.image" (list $ $.Values.plan.image "-plan") | quote }}
   imagePullPolicy: {{ $.Values.plan.image.pullPolicy }}
   command:
     - fathom-export
@@ -189,12 +189,12 @@
 {{- if eq .source "existingClaim" }}
 - name: checkpoints
   persistentVolumeClaim:
-    claimName: {{ .existingClaim.name }}
+    claimName: {{ .existingClaim.name | quote }}
     readOnly: true
 {{- else if eq .source "image" }}
 - name: checkpoints
   image:
-    reference: {{ .image.reference }}
+    reference: {{ .image.reference | quote }}
     pullPolicy: {{ .image.pullPolicy }}
 {{- end }}
 {{- end }}

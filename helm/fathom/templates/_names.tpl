@@ -31,8 +31,8 @@
 
 {{/* What never changes of a part's labels, for selectors: (list $ "server"). */}}
 {{- define "fathom.selector" -}}
-app.kubernetes.io/name: {{ include "fathom.name" (first .) }}
-app.kubernetes.io/instance: {{ (first .).Release.Name }}
+app.kubernetes.io/name: {{ include "fathom.name" (first .) | quote }}
+app.kubernetes.io/instance: {{ (first .).Release.Name | quote }}
 app.kubernetes.io/component: {{ last . }}
 {{- end }}
 

@@ -1,7 +1,7 @@
 {{/* What all pods and containers have in common. */}}
 
 {{- define "fathom.podSecurity" -}}
-serviceAccountName: {{ include "fathom.serviceAccount" . }}
+serviceAccountName: {{ include "fathom.serviceAccount" . | quote }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 {{- with .Values.imagePullSecrets }}

@@ -33,7 +33,7 @@
   {{- else }}
   mountPath: {{ include "fathom.repositoryPath" . }}
   {{- if and (eq .Values.repository.source "existingClaim") .Values.repository.existingClaim.subPath }}
-  subPath: {{ .Values.repository.existingClaim.subPath }}
+  subPath: {{ .Values.repository.existingClaim.subPath | quote }}
   {{- end }}
   {{- end }}
   readOnly: true
@@ -47,28 +47,28 @@
 {{- if eq .Values.repository.source "existingClaim" }}
 - name: models
   persistentVolumeClaim:
-    claimName: {{ .Values.repository.existingClaim.name }}
+    claimName: {{ .Values.repository.existingClaim.name | quote }}
     readOnly: true
 {{- else if eq .Values.repository.source "image" }}
 - name: models
   image:
-    reference: {{ .Values.repository.image.reference }}
+    reference: {{ .Values.repository.image.reference | quote }}
     pullPolicy: {{ .Values.repository.image.pullPolicy }}
 {{- else if eq .Values.storage.kind "claim" }}
 - name: models
   persistentVolumeClaim:
-    claimName: {{ include "fathom.modelsClaim" . }}
+    claimName: {{ include "fathom.modelsClaim" . | quote }}
 {{- else if eq .Values.storage.kind "emptyDir" }}
 - name: models
   emptyDir:
-    sizeLimit: {{ .Values.storage.size }}
+    sizeLimit: {{ .Values.storage.size | quote }}
 {{- end }}
 - name: tmp
   emptyDir: {}
 - name: shared-memory
   emptyDir:
     medium: Memory
-    sizeLimit: {{ .Values.server.sharedMemory }}
+    sizeLimit: {{ .Values.server.sharedMemory | quote }}
 {{- if and (include "fathom.fills" .) (not (include "fathom.fillsByJob" .)) }}
 {{ include "fathom.fillVolumes" . | trim }}
 {{- end }}
@@ -78,7 +78,7 @@
 {{- define "fathom.serverInitContainers" -}}
 {{- if include "fathom.fillsByJob" . }}
 - name: wait-for-models
-  image: {{ include "fathom.image" (list . .Values.gateway.image "") }}
+  image: {{ include "fathom.image" (list . .Values.gateway.image "") | quote }}
   imagePullPolicy: {{ .Values.gateway.image.pullPolicy }}
   command:
     - sh
@@ -117,7 +117,7 @@
 {{- $ := first . -}}
 {{- $patience := add 3 (ceil (divf $.Values.server.readyTimeoutSeconds 10)) -}}
 - name: server
-  image: {{ include "fathom.serverImage" $ }}
+  image: {{ include "fathom.serverImage" $ | quote }}
   imagePullPolicy: {{ $.Values.server.image.pullPolicy }}
   command:
     {{- last . | nindent 4 }}
@@ -174,7 +174,7 @@ metadata:
     {{- end }}
   annotations:
     kubectl.kubernetes.io/default-container: server
-    fathom/models: {{ include "fathom.fillHash" $ }}
+    fathom/models: {{ include "fathom.fillHash" $ | quote }}
     {{- with $.Values.server.podAnnotations }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
@@ -182,10 +182,10 @@ spec:
   {{- include "fathom.podSecurity" $ | nindent 2 }}
   terminationGracePeriodSeconds: {{ include "fathom.graceSeconds" $ }}
   {{- with $.Values.server.priorityClassName }}
-  priorityClassName: {{ . }}
+  priorityClassName: {{ . | quote }}
   {{- end }}
   {{- with $.Values.server.gpu.runtimeClassName }}
-  runtimeClassName: {{ . }}
+  runtimeClassName: {{ . | quote }}
   {{- end }}
   {{- with include "fathom.placement" $.Values.server }}
   {{- . | nindent 2 }}
