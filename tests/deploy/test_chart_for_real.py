@@ -92,7 +92,7 @@ def test_pods_wait_until_the_job_has_filled_the_volume(rendered: Rendered, machi
     command = [machine.local(word).replace("sleep 10", "sleep 0.1") for word in waiting["command"]]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert "waiting for Job demo-fathom-models-" in process.stdout.readline()
+        assert "waiting for the Job that fills this volume" in process.stdout.readline()
         for step in containers(rendered.one("Job")["spec"]["template"]):
             assert process.poll() is None
             done = machine.run(step)

@@ -88,13 +88,35 @@ def test_renders_a_job_and_a_claim_only_when_one_volume_is_for_all() -> None:
     assert init_names(alone.server()) == ["export"]
 
 
-def test_the_job_has_another_name_when_what_it_makes_is_another() -> None:
-    """A Job cannot be changed: another bundle makes another Job, the same one the same."""
-    values = {"storage": {"kind": "claim"}}
-    first = render(values).one("Job")["metadata"]["name"]
-    assert render(values | {"server": {"logLevel": "error"}}).one("Job")["metadata"]["name"] == first
-    bundle = "[[models]]\nname = 'a'\nsource = 'b/c'\ntask = 'generate'"
-    assert render(values | {"bundle": bundle}).one("Job")["metadata"]["name"] != first
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bundle": "[[models]]\nname = 'chat'\nsource = 'b/c'\ntask = 'generate'"},
+        {"commonLabels": {"a": "b"}},
+        {"imagePullSecrets": [{"name": "r"}]},
+        {"podSecurity": {"runAsUser": 7}},
+        {"gateway": {"image": {"tag": "9"}}},
+        {"server": {"nodeSelector": {"a": "b"}, "logLevel": "error"}},
+        {"export": {"backoffLimit": 9}},
+        {"loadtest": {"enabled": True, "workers": 2, "scenario": "seed = 2"}},
+        {"server": {"logLevel": "error"}},
+    ],
+)
+def test_a_job_that_is_another_has_another_name(change: dict[str, Any]) -> None:
+    """Kubernetes lets no Job change: an upgrade makes a new one, or leaves the one there as it is."""
+    values: dict[str, Any] = {"storage": {"kind": "claim"}, "loadtest": {"enabled": True, "workers": 2}}
+    before = {job["metadata"]["name"]: job["spec"] for job in render(values).of("Job")}
+    after = {job["metadata"]["name"]: job["spec"] for job in render(values | change).of("Job")}
+    assert len(before) == len(after) == 3
+    assert all(after[name] == before[name] for name in before.keys() & after.keys())
+    if "loadtest" in change:
+        assert not [name for name in before.keys() & after.keys() if "models" not in name], "workers run again, too"
+    assert (before == after) == (change == {"server": {"logLevel": "error"}})
+
+
+def test_pods_do_not_change_with_the_charts_own_version() -> None:
+    """A new version of the chart alone is no reason to load models anew: no pod has it in its labels."""
+    assert all("helm.sh/chart" not in pod["metadata"]["labels"] for name, pod in render().pods() if "Pod/" not in name)
 
 
 def test_renders_no_init_container_when_the_repository_is_there() -> None:

@@ -39,11 +39,17 @@ app.kubernetes.io/component: {{ last . }}
 {{/* All labels of a part: (list $ "server"). */}}
 {{- define "fathom.labels" -}}
 {{- $ := first . -}}
+{{ include "fathom.podLabels" . }}
+helm.sh/chart: {{ printf "%s-%s" $.Chart.Name $.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{/* Those of its pods: without the chart's version, which alone is no reason to load models anew. */}}
+{{- define "fathom.podLabels" -}}
+{{- $ := first . -}}
 {{ include "fathom.selector" . }}
 app.kubernetes.io/version: {{ $.Chart.AppVersion | quote }}
 app.kubernetes.io/part-of: fathom
 app.kubernetes.io/managed-by: {{ $.Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" $.Chart.Name $.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
 {{- with $.Values.commonLabels }}
 {{ toYaml . }}
 {{- end }}

@@ -83,7 +83,7 @@
   command:
     - sh
     - -c
-    - until test -e /models/.filled-{{ include "fathom.fillHash" . }}; do echo "waiting for Job {{ include "fathom.fillJob" . }} to fill the volume"; sleep 10; done
+    - until test -e /models/.filled-{{ include "fathom.fillHash" . }}; do echo "waiting for the Job that fills this volume with {{ include "fathom.fillHash" . }}"; sleep 10; done
   {{- include "fathom.containerSecurity" . | nindent 2 }}
   resources:
     requests: {cpu: 10m, memory: 32Mi}
@@ -168,7 +168,7 @@
 {{- $component := index . 1 -}}
 metadata:
   labels:
-    {{- include "fathom.labels" (list $ $component) | nindent 4 }}
+    {{- include "fathom.podLabels" (list $ $component) | nindent 4 }}
     {{- with $.Values.server.podLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
@@ -207,6 +207,3 @@ spec:
     {{- include "fathom.serverVolumes" $ | trim | nindent 4 }}
 {{- end }}
 
-{{- define "fathom.fillJob" -}}
-{{- include "fathom.part" (list . (printf "models-%s" (include "fathom.fillHash" .))) -}}
-{{- end }}
