@@ -328,3 +328,10 @@ def test_texts_that_look_like_numbers_stay_texts() -> None:
                     jsonschema.validate(each, {**CUSTOM_RESOURCES[each["apiVersion"]][each["kind"]]})
                 else:
                     assert faults(VERSIONS[-1], each) == []
+
+
+def test_leader_and_workers_of_a_load_test_begin_when_the_server_is_ready() -> None:
+    """Both wait for it first, so that workers do not give their leader up while models are being built."""
+    jobs = rendered_case("everything").of("Job")
+    waits = [job["spec"]["template"]["spec"]["initContainers"] for job in jobs]
+    assert [[each["command"][:2] for each in wait] for wait in waits] == [[["fathom-client", "wait"]]] * 2
