@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.fathom-setup
 PROJECTS := $(wildcard client/pyproject.toml server/pyproject.toml export/pyproject.toml loadtest/pyproject.toml)
-PACKAGES := client/fathom_client server/fathom_server export/fathom_export loadtest/fathom_loadtest
+PACKAGES := client/fathom_client server/fathom_server export/fathom_export loadtest/fathom_loadtest deploy/chart
 
 .PHONY: help setup demo test check format clean bench bench-quality
 
@@ -30,9 +30,10 @@ demo: setup ## Export the demo's models, serve, embed, generate and load-test th
 test: setup ## Run all tests against a real embedded Triton
 	@$(BIN)/python -m pytest
 
-check: setup ## Lint, format and types
+check: setup ## Lint, format, types, and what is generated of the chart
 	@echo "== ruff"; $(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@echo "== mypy"; $(BIN)/mypy $(PACKAGES)
+	@echo "== chart"; $(BIN)/python -m deploy.chart --check
 
 bench: setup ## Measure speed beside other engines and quality in every precision; redraws docs (an hour; more the first time)
 	@$(BIN)/python -m benchmarks.peers

@@ -1,0 +1,1 @@
+"""What stands around the deployables: the tools of the chart."""
