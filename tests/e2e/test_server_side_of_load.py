@@ -22,13 +22,13 @@ def run(server: FathomServe, output: Path, *arguments: object) -> dict[str, Any]
 
 def test_the_engine_and_the_client_count_the_same(server: FathomServe, tmp_path: Path) -> None:
     """Tokens, ends, prefix hits and steps of the stage are there, and TTFT, ITL and latency are reconciled."""
-    load = ["--model", "chat_int8", "--users", 4, "--requests", 24, "--input-tokens", 60, "--output-tokens", 24]
+    load = ["--model", "chat_int8", "--users", 4, "--requests", 24, "--input-tokens", 60, "--output-tokens", 600]
     report = run(server, tmp_path / "out", *load, "--ignore-eos", "--set", "target.metrics_interval_s=0.2")
     (stage,) = report["stages"]
     side, figures = stage["server"], stage["figures"]
     engine = side["engines"]["chat_int8"]
     assert side["notes"] == []
-    assert engine["generation_tokens"] == figures["total_output_tokens"] == 24 * 24
+    assert engine["generation_tokens"] == figures["total_output_tokens"] == 24 * 600
     assert engine["prompt_tokens"] == figures["total_input_tokens"]
     assert engine["ends"] == {"length": 24}
     assert engine["steps"]["decode"]["count"] > 0

@@ -36,7 +36,10 @@ def test_an_answer_has_what_an_llms_has(client: Client) -> None:
     with client.stream("chat", "time year people", max_tokens=7) as stream:
         chunks = list(stream)
         answer = stream.result()
-    assert [chunk.num_output_tokens for chunk in chunks] == [1] * 7
+    tokens = [chunk.num_output_tokens for chunk in chunks]
+    assert sum(tokens) == 7  # one a response, unless the machine is so busy that two are due together
+    assert min(tokens) >= 1
+    assert len(tokens) > 1
     assert (answer.num_input_tokens, answer.num_output_tokens, answer.finish_reason) == (3, 7, "length")
     assert len(answer.text.split()) == len(answer.token_ids) == 7
     assert client.generate("chat", answer.text, max_tokens=1).num_input_tokens == 7
