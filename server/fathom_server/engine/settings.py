@@ -106,7 +106,7 @@ class EngineLimits:
     threads: int = 0
     kv_cache_tokens: int = 0
     kv_cache_dtype: KvDtype = "int8"
-    stream_responses_per_s: int = 400
+    stream_responses_per_s: int = 300
 
     def __post_init__(self) -> None:
         if self.kv_cache_dtype not in get_args(KvDtype):
