@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from fathom_server.text.tokenizer import TextTokenizer
 
 TOKENIZER = TextTokenizer.load(Path("examples/models/large").resolve())
 NAMES = [tensor.name for tensor in protocol.GENERATE_OUTPUTS]
+TEXTS: defaultdict[int, bytes] = defaultdict(bytes)
 FLAGS = [
     protocol.RETURN_FINISH_REASON,
     protocol.RETURN_NUM_INPUT_TOKENS,
@@ -48,7 +50,7 @@ def choice(token: int, logprob: float) -> Choice:
 
 def test_a_whole_answer_has_an_element_a_sequence() -> None:
     """Pieces of three sequences, in any order, become one response whose elements stand in the sequences' order."""
-    writer = ResponseWriter(make_call(*FLAGS, n=3), NAMES)
+    writer = ResponseWriter(make_call(*FLAGS, n=3), NAMES, TEXTS)
     tensors = writer.whole(
         [
             Piece(2, "c", (5,), None, (Choice(5, -1.0),)),
@@ -73,7 +75,7 @@ def test_a_whole_answer_has_an_element_a_sequence() -> None:
 
 def test_streamed_responses_belong_to_one_sequence_each() -> None:
     """Pieces that travel together are told apart by sequence; cumulative values go on from response to response."""
-    writer = ResponseWriter(make_call(*FLAGS, n=2), NAMES)
+    writer = ResponseWriter(make_call(*FLAGS, n=2), NAMES, TEXTS)
     first = writer.streamed(
         [Piece(1, "x", (4,), None, (Choice(4, -1.0),)), Piece(0, "a", (1,), None, (Choice(1, -2.0),))]
     )
@@ -102,7 +104,7 @@ def test_streamed_responses_belong_to_one_sequence_each() -> None:
 
 def test_log_probabilities_are_listed_as_json() -> None:
     """Each token of a response has its log-probability and the likeliest ones; the prompt's come once, at first."""
-    writer = ResponseWriter(make_call(logprobs=1, prompt_logprobs=1), NAMES)
+    writer = ResponseWriter(make_call(logprobs=1, prompt_logprobs=1), NAMES, TEXTS)
     prompt = (choice(12, -1.5), choice(13, -math.inf))
     first, *none = writer.streamed([Piece(0, "a", (1,), None, (choice(1, -0.5),), prompt_choices=prompt)])
     assert none == []
@@ -120,8 +122,8 @@ def test_log_probabilities_are_listed_as_json() -> None:
 
 def test_listed_tokens_have_their_text() -> None:
     """Beside a log-probability stands the token's text, and its bytes where they are a part of a character."""
-    table = [b"", b"a", " \u00e9".encode(), b"\xe6\x9d", b"\xb1"]
-    writer = ResponseWriter(make_call(logprobs=1), NAMES, token_bytes=table)
+    table = TEXTS | {2: " \u00e9".encode(), 3: b"\xe6\x9d"}
+    writer = ResponseWriter(make_call(logprobs=1), NAMES, table)
     [tensors] = writer.streamed([Piece(0, "a", (2, 3, 9), None, (choice(2, -0.5), choice(3, -1.0), choice(9, -2.0)))])
     listed = json.loads(plain(tensors)["logprobs"][0])
     assert [(each.get("token"), each.get("bytes")) for each in listed] == [
@@ -134,7 +136,7 @@ def test_listed_tokens_have_their_text() -> None:
 
 def test_whole_answers_list_each_sequences_log_probabilities() -> None:
     """Not streamed, the JSON of log-probabilities is one list a sequence."""
-    writer = ResponseWriter(make_call(n=2, logprobs=0, prompt_logprobs=0), NAMES)
+    writer = ResponseWriter(make_call(n=2, logprobs=0, prompt_logprobs=0), NAMES, TEXTS)
     pieces = [
         Piece(0, "a", (1,), "stop", (Choice(1, -0.5),), prompt_choices=(Choice(12, -1.0), Choice(13, -2.0))),
         Piece(1, "b", (2,), "stop", (Choice(2, -1.5),)),
@@ -147,7 +149,7 @@ def test_whole_answers_list_each_sequences_log_probabilities() -> None:
 @pytest.mark.parametrize("streamed", [True, False])
 def test_the_echo_stands_once_before_each_answer(streamed: bool) -> None:
     """The prompt's text comes before each sequence's first text and nowhere else."""
-    writer = ResponseWriter(make_call(n=2), NAMES, echo="P:")
+    writer = ResponseWriter(make_call(n=2), NAMES, TEXTS, echo="P:")
     steps = [[Piece(0, "a", (1,)), Piece(1, "x", (2,))], [Piece(0, "b", (3,), "stop"), Piece(1, "y", (4,), "stop")]]
     if streamed:
         texts = [plain(each)["text_output"][0] for pieces in steps for each in writer.streamed(pieces)]
@@ -160,10 +162,10 @@ def test_only_what_was_asked_for_is_given() -> None:
     """Outputs need both their flag and their place in the caller's list; data types are the protocol's."""
     datatypes = {"BYTES": np.object_, "INT32": np.int32, "UINT32": np.uint32, "FP32": np.float32}
     expected = {tensor.name: datatypes[tensor.datatype] for tensor in protocol.GENERATE_OUTPUTS}
-    everything = ResponseWriter(make_call(*FLAGS, n=2, logprobs=2, prompt_logprobs=2), NAMES)
+    everything = ResponseWriter(make_call(*FLAGS, n=2, logprobs=2, prompt_logprobs=2), NAMES, TEXTS)
     tensors = everything.whole([Piece(0, "a", (1,), "stop"), Piece(1, "b", (2,), "stop")])
     assert {name: value.dtype for name, value in tensors.items()} == expected
-    few = ResponseWriter(make_call(*FLAGS, n=2), [protocol.TEXT_OUTPUT, protocol.OUTPUT_IDS])
+    few = ResponseWriter(make_call(*FLAGS, n=2), [protocol.TEXT_OUTPUT, protocol.OUTPUT_IDS], TEXTS)
     assert few.whole([Piece(0, "a", (1,), "stop"), Piece(1, "b", (2,), "stop")]).keys() == {"text_output", "output_ids"}
-    bare = ResponseWriter(make_call(), NAMES)
+    bare = ResponseWriter(make_call(), NAMES, TEXTS)
     assert bare.whole([Piece(0, "a", (1,), "stop")]).keys() == {"text_output"}

@@ -1,6 +1,7 @@
 """No block is lost, no token computed over the wrong past, and everyone's turn comes."""
 
 from array import array
+from collections import defaultdict
 from collections.abc import Callable
 
 import pytest
@@ -33,7 +34,7 @@ def new_sequences(request: Request) -> list[Sequence]:
             index=index,
             token_ids=list(request.prompt_ids),
             sampler=SequenceSampler(request.sampling, request.prompt_ids, 8, (), index),
-            text=AnswerText(request.sampling, ByteLevelDetokenizer([]), (), request.max_tokens),
+            text=AnswerText(request.sampling, ByteLevelDetokenizer(defaultdict(bytes)), (), request.max_tokens),
         )
         for index in range(request.sampling.sequences)
     ]

@@ -24,7 +24,7 @@ from fathom_server.engine.runner.load import load_runner
 from fathom_server.engine.settings import EngineSettings
 from fathom_server.engine.speculation.load import load_speculator
 from fathom_server.errors import EngineFailureError, RequestError
-from fathom_server.text.token_bytes import token_bytes
+from fathom_server.text.token_bytes import SpelledTokens
 from fathom_server.text.tokenizer import TextTokenizer
 
 logger: Final = logging.getLogger("fathom.backend")
@@ -62,7 +62,7 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         settings = EngineSettings.load(folder)
         self._tokenizer = TextTokenizer.load(folder)
-        self._token_bytes = token_bytes(self._tokenizer.tokenizer)
+        self._token_bytes = SpelledTokens(self._tokenizer.tokenizer)
         self._engine = Engine(
             load_runner(folder, settings), settings, self._tokenizer, load_speculator(folder, settings)
         )

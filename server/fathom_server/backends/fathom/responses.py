@@ -25,7 +25,7 @@ class ResponseWriter:
     """
 
     def __init__(
-        self, call: GenerateRequest, names: Collection[str], echo: str = "", token_bytes: Sequence[bytes] = ()
+        self, call: GenerateRequest, names: Collection[str], token_bytes: Mapping[int, bytes], echo: str = ""
     ) -> None:
         self._names = call.outputs & frozenset(names)
         self._prompt_ids = call.prompt_ids
@@ -107,9 +107,9 @@ class ResponseWriter:
 
     def _text_of(self, token: int) -> dict[str, str]:
         """A token's text, and its bytes where they are no whole characters."""
-        if token >= len(self._token_bytes):
-            return {}
         written = self._token_bytes[token]
+        if not written:
+            return {}
         try:
             return {"token": written.decode()}
         except UnicodeDecodeError:

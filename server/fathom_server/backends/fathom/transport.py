@@ -54,9 +54,9 @@ class TritonTransport:
         self._names = frozenset(request.requested_output_names())
         self._writer: ResponseWriter | None = None
 
-    def describe(self, call: GenerateRequest, echo: str, token_bytes: Sequence[bytes]) -> None:
+    def describe(self, call: GenerateRequest, echo: str, token_bytes: Mapping[int, bytes]) -> None:
         """Take over what responses need of the call, the text that is to stand before the answer, and of the tokens."""
-        self._writer = ResponseWriter(call, self._names, echo, token_bytes)
+        self._writer = ResponseWriter(call, self._names, token_bytes, echo)
 
     def send(self, pieces: Sequence[Piece]) -> None:
         """See ``AnswerTransport.send``."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from fathom_server.errors import InvalidRequestError
-from fathom_server.text.detokenizer import byte_characters
+from fathom_server.text.token_bytes import byte_characters
 
 SPACE_MARK: Final = "▁"
 """What stands for a space in a SentencePiece vocabulary."""
