@@ -241,6 +241,7 @@ def _judge(spec: ModelSpec, source: Path, staging: Path, reporter: Reporter, acc
     from fathom_export.quality.judge import write_card
     from fathom_export.repository.model_config import VERSION
     from fathom_export.repository.staging import FP32_COPY
+    from fathom_server.engine.settings import GRAPH_FILE
 
     reporter.begin(spec.name, "judging its quality")
     fp32_copy = staging / FP32_COPY
@@ -258,7 +259,7 @@ def _judge(spec: ModelSpec, source: Path, staging: Path, reporter: Reporter, acc
             source,
             folder,
             work,
-            fp32_copy if fp32_copy.is_file() else None,
+            fp32_copy / GRAPH_FILE if fp32_copy.is_dir() else None,
             reporter.advance,
             accept=accept,
         )

@@ -135,12 +135,12 @@ def test_class_token_pooling_without_normalisation(tiny_bert: Path, tmp_path: Pa
 
 
 def test_a_graph_that_strays_from_its_source_is_refused(
-    exports: dict[str, tuple[Path, EncoderGraph]], minilm: Path, monkeypatch: pytest.MonkeyPatch
+    exports: dict[str, tuple[Path, EncoderGraph]], minilm: Path, tmp_path: Path
 ) -> None:
     """Embeddings below the least cosine fail the export, with the text and the figure."""
     from fathom_export.encoder.torch_model import load_sentence_encoder
 
-    model = load_sentence_encoder(SentenceModel.load(minilm))
+    model = load_sentence_encoder(SentenceModel.load(minilm), tmp_path)
     reference = parity.reference_outputs(model, TextTokenizer.load(minilm), EncoderForm.load(minilm, "embed"))
     shuffled = replace(reference, outputs=reference.outputs[::-1])
     with pytest.raises(ParityError, match=r"embedding of '.*' has cosine .* below 0\.999"):

@@ -1,6 +1,5 @@
 """Every architecture and task says what transformers and sentence-transformers say, in both precisions."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -81,8 +80,7 @@ def cosines(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> npt
 def quantised(graph: Path, folder: Path) -> Path:
     """An int8 copy of a graph."""
     folder.mkdir()
-    shutil.copyfile(graph / "model.onnx", folder / "model.onnx")
-    quantise_to_int8(folder / "model.onnx")
+    quantise_to_int8(graph / "model.onnx", folder / "model.onnx")
     return folder
 
 

@@ -37,7 +37,7 @@ def embed(source: Path, texts: list[str]) -> np.ndarray:
     ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
     with torch.no_grad():
-        result: np.ndarray = load_sentence_encoder(model)(ids, mask).numpy()
+        result: np.ndarray = load_sentence_encoder(model, source)(ids, mask).numpy()
     return result
 
 

@@ -1,11 +1,13 @@
 """From an encoder's checkpoint to ``model.onnx``, checked against the source."""
 
-import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from fathom_export.decoder.graph_writer import GRAPH_DATA_SUFFIX
 from fathom_export.encoder.form import EncoderForm, EncoderTask
 from fathom_export.encoder.sentence_model import SentenceModel
 from fathom_export.encoder.tokenizer import load_tokenizer
@@ -48,9 +50,9 @@ def build_encoder(
     The graph takes ``input_ids``, ``attention_mask`` and, for pairs of an architecture that tells them apart so,
     ``token_type_ids``, int64 [batch, sequence], padded at the end. It gives float32 ``sentence_embedding`` [batch,
     dimension] (embed), ``score`` [batch, 1] (rerank) or ``scores`` [batch, labels] (classify). In int8, too, no row
-    depends on its neighbours; fp8 is calibrated, and ``quantisation.json`` says on what. ``fp32_copy`` is a file that
-    the graph goes to, too, before its precision is lowered. ``on_progress`` is called with the stages done and their
-    total.
+    depends on its neighbours; fp8 is calibrated, and ``quantisation.json`` says on what. ``fp32_copy`` is a folder that
+    is made for the graph as it is before its precision is lowered. ``on_progress`` is called with the stages done and
+    their total.
 
     Raises CheckpointError, SourceError or UnsupportedArchitectureError for the source, SpecError for the calibration
     text, MissingExtraError without torch and transformers, ParityError if the graph's outputs stray from the source's.
@@ -68,18 +70,24 @@ def build_encoder(
     from fathom_export.encoder.parity import check_parity, reference_outputs
 
     model = form.model
-    torch_model = load_sentence_encoder(model) if isinstance(model, SentenceModel) else load_classifier(model)
+    torch_model = (
+        load_sentence_encoder(model, destination)
+        if isinstance(model, SentenceModel)
+        else load_classifier(model, destination)
+    )
     tokenizer = load_tokenizer(source, form.architecture)
     reference = reference_outputs(torch_model, tokenizer, form)
     report(1, stages)
     graph = destination / GRAPH_FILE
-    export_to_onnx(torch_model, graph, OPSET, form.inputs, form.output.name)
-    report(2, stages)
-    if precision != "fp32":
-        if fp32_copy is not None:
-            shutil.copyfile(graph, fp32_copy)
-        _lower(graph, form, tokenizer, precision, quantisation or EncoderQuantisation())
-        report(3, stages)
+    if precision == "fp32":
+        export_to_onnx(torch_model, graph, OPSET, form.inputs, form.output.name)
+    else:
+        with _folder(fp32_copy, destination) as folder:
+            export_to_onnx(torch_model, folder / GRAPH_FILE, OPSET, form.inputs, form.output.name)
+            del torch_model
+            report(2, stages)
+            _lower(folder / GRAPH_FILE, graph, form, tokenizer, precision, quantisation or EncoderQuantisation())
+    report(stages - 1, stages)
     check = check_parity(graph, reference, precision, form.output.name)
     native = served_graph(destination)
     if native != GRAPH_FILE:
@@ -89,14 +97,30 @@ def build_encoder(
     return EncoderGraph(form, read_opsets(graph), check)
 
 
+@contextmanager
+def _folder(kept: Path | None, beside: Path) -> Iterator[Path]:
+    """A new folder: ``kept``, or one in ``beside`` that is removed at the end."""
+    if kept is not None:
+        kept.mkdir()
+        yield kept
+        return
+    with tempfile.TemporaryDirectory(prefix="float32-", dir=beside) as name:
+        yield Path(name)
+
+
 def _lower(
-    graph: Path, form: EncoderForm, tokenizer: "TextTokenizer", precision: Precision, quantisation: EncoderQuantisation
+    float32: Path,
+    graph: Path,
+    form: EncoderForm,
+    tokenizer: "TextTokenizer",
+    precision: Precision,
+    quantisation: EncoderQuantisation,
 ) -> None:
-    """Turn a float32 graph file into another precision, in place."""
+    """Write a float32 graph file in another precision to ``graph``, which lies in another folder."""
     if precision == "int8":
         from fathom_export.encoder.quantise import quantise_to_int8
 
-        quantise_to_int8(graph)
+        quantise_to_int8(float32, graph)
         return
     import onnx_ir as ir
 
@@ -108,12 +132,10 @@ def _lower(
     if precision == "fp8":
         from fathom_export.encoder.calibration import calibrate
 
-        calibration = calibrate(graph, form, tokenizer, quantisation)
+        calibration = calibrate(float32, form, tokenizer, quantisation)
         write_report(graph.parent, calibration.report)
-    model = ir.load(graph)
+    model = ir.load(float32)
     if calibration is not None:
         insert_fp8(model.graph, calibration.scales, calibration.skipped)
     to_float16(model)
-    lowered = graph.with_suffix(".lowered")
-    ir.save(model, lowered)
-    lowered.replace(graph)
+    ir.save(model, graph, external_data=f"{graph.name}{GRAPH_DATA_SUFFIX}")

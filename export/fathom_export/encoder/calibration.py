@@ -1,5 +1,6 @@
 """What an encoder's activations look like over a user's text, for fp8: scales, and the layers that stay in fp16."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fathom_client.protocol import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS
+from fathom_export.decoder.graph_writer import GRAPH_DATA_SUFFIX
 from fathom_export.errors import SpecError
 from fathom_export.quantise.calibration import choose_skipped, gather_statistics
 from fathom_export.quantise.calibration_text import FEWEST_TOKENS, TOKENS, read_beginning
@@ -53,6 +55,8 @@ class Float32Encoder:
         options.log_severity_level = 3
         options.add_session_config_entry("session.disable_quant_qdq", "1")
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # packed copies of the weights would take as much memory as the model has
+        options.add_session_config_entry("session.disable_prepacking", "1")
         self._session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
         self._idle: dict[str, npt.NDArray[Any]] = {}
         for layer in self.layers:
@@ -158,4 +162,6 @@ def float32_encoder(graph: Path, output: str) -> Iterator[Float32Encoder]:
     with tempfile.TemporaryDirectory(prefix="calibration-", dir=graph.parent) as name:
         copy = Path(name) / GRAPH_FILE
         shutil.copyfile(graph, copy)
+        data = f"{graph.name}{GRAPH_DATA_SUFFIX}"
+        os.link(graph.with_name(data), copy.with_name(data))
         yield Float32Encoder(copy, output)

@@ -4,44 +4,46 @@ One operator quantises the rows, multiplies, adds the bias and computes GELU, wh
 served where the operator library is built, over the very weights of the stock graph beside it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+import onnx_ir as ir
+from onnx import helper
 
 from fathom_export.encoder.quantise import Rewriter
+from fathom_export.quantise.products import sizes
 from fathom_server.native.library import DOMAIN
 
 _VERSION: Final = 1
 _GELU: Final = "Gelu"
 
 
-def write_native(float32: onnx.ModelProto, stock: Path, destination: Path) -> None:
+def write_native(
+    float32: onnx.ModelProto, weights: Mapping[str, ir.TensorProtocol], stock: Path, destination: Path
+) -> None:
     """Write the graph of a float32 encoder over the weights beside ``stock``, the file of its int8 form."""
     graph = float32.graph
-    weights = {tensor.name: tensor for tensor in graph.initializer}
     rewriter = _NativeRewriter(graph, weights)
     nodes = [new for node in graph.node for new in rewriter.rewrite(node)]
-    used = {name for node in nodes for name in node.input}
-    stored = {tensor.name: tensor for tensor in onnx.load(stock, load_external_data=False).graph.initializer}
-    own = {**weights, **rewriter.constants}
-    tensors = [stored.get(name, own[name]) for name in own if name in used]
+    own = rewriter.tensors(nodes)
+    there = {tensor.name: tensor for tensor in onnx.load(stock, load_external_data=False).graph.initializer}
+    tensors = [there.get(name) or ir.serde.serialize_tensor(tensor) for name, tensor in own.items()]
     model = helper.make_model(
         helper.make_graph(nodes, graph.name, graph.input, graph.output, tensors),
         opset_imports=[*float32.opset_import, helper.make_opsetid(DOMAIN, _VERSION)],
         ir_version=float32.ir_version,
         producer_name=float32.producer_name,
     )
-    onnx.save(model, destination)
+    destination.write_bytes(model.SerializeToString())
 
 
 class _NativeRewriter(Rewriter):
     """Turn products, with the bias and the GELU behind them, into one node each; embeddings as in the stock graph."""
 
-    def __init__(self, graph: onnx.GraphProto, weights: dict[str, TensorProto]) -> None:
+    def __init__(self, graph: onnx.GraphProto, weights: Mapping[str, ir.TensorProtocol]) -> None:
         super().__init__(weights, frozenset())
         self._readers: dict[str, list[onnx.NodeProto]] = {}
         for node in graph.node:
@@ -57,12 +59,12 @@ class _NativeRewriter(Rewriter):
         if node.output[0] not in self._absorbed:
             yield from super().rewrite(node)
 
-    def _product(self, node: onnx.NodeProto, matrix: TensorProto) -> Iterator[onnx.NodeProto]:
-        inputs, outputs = matrix.dims
+    def _product(self, node: onnx.NodeProto, matrix: ir.TensorProtocol) -> Iterator[onnx.NodeProto]:
+        inputs, outputs = sizes(matrix)
         source, result, bias, activation = node.input[0], node.output[0], "", "none"
         behind = self._only_reader(result, "Add")
-        other = None if behind is None else next((name for name in behind.input if name != result), None)
-        if behind is not None and other in self._weights and list(self._weights[other].dims) == [outputs]:
+        other = "" if behind is None else next((str(name) for name in behind.input if name != result), "")
+        if behind is not None and other in self._weights and sizes(self._weights[other]) == (outputs,):
             bias, result = other, behind.output[0]
             self._absorbed.add(result)
         behind = self._only_reader(result, _GELU)

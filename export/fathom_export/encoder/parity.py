@@ -88,6 +88,8 @@ def check_parity(graph: Path, reference: Reference, precision: Precision, output
     from fathom_server.native.library import register
 
     options = onnxruntime.SessionOptions()
+    # packed copies of the weights would take as much memory as the model has
+    options.add_session_config_entry("session.disable_prepacking", "1")
     if precision == "fp8":  # else ONNX Runtime's CPU provider finds no kernel
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     if graph.name == NATIVE_GRAPH_FILE:

@@ -5,16 +5,20 @@ text's embedding depends on its neighbours and on padding: with MiniLM a text of
 longer ones. In this form it is the same alone and in any company, at the same speed.
 """
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+import onnx_ir as ir
+from onnx import TensorProto, helper
 
 from fathom_export.decoder.graph_writer import GRAPH_DATA_SUFFIX
+from fathom_export.quantise.derived import derived, derived_columns, derived_matrix, derived_rows
+from fathom_export.quantise.products import sizes
 from fathom_server.engine.settings import NATIVE_GRAPH_FILE
 
 _MICROSOFT: Final = "com.microsoft"
@@ -32,59 +36,82 @@ _FEWEST_WEIGHTS: Final = 1 << 16
 """Smaller embeddings (positions of a short model, token types) stay in float32: there is nothing to save."""
 
 
-def quantise_to_int8(path: Path) -> None:
-    """Quantise a graph in place: every product of 3-D activations with a constant matrix, and every large embedding.
+def quantise_to_int8(float32: Path, path: Path) -> None:
+    """Quantise a graph file: every product of 3-D activations with a constant matrix, and every large embedding.
 
-    Weights go to ``path`` + ".data", and beside the graph goes ``model.native.onnx``, which shares them.
+    The graph goes to ``path``, in another folder, its weights to ``path`` + ".data", one at a time, and beside them
+    goes ``model.native.onnx``, which shares them.
     """
     from fathom_export.encoder.native import write_native
 
-    model = onnx.load(path)
-    float32 = onnx.ModelProto()
-    float32.CopyFrom(model)
-    graph = model.graph
-    weights = {tensor.name: tensor for tensor in graph.initializer}
-    rewriter = Rewriter(weights, {name for node in graph.node for name in node.output if node.op_type == "Gelu"})
-    nodes = [new for node in graph.node for new in rewriter.rewrite(node)]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    used = {name for node in graph.node for name in node.input}
-    kept = [tensor for tensor in (*weights.values(), *rewriter.constants.values()) if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-    del graph.value_info[:]
-    model.opset_import.append(helper.make_opsetid(_MICROSOFT, 1))
+    model = onnx.load(float32, load_external_data=False)
+    weights = read_weights(model.graph, float32.parent)
+    gelus = {name for node in model.graph.node for name in node.output if node.op_type == "Gelu"}
+    rewriter = Rewriter(weights, gelus)
+    nodes = [new for node in model.graph.node for new in rewriter.rewrite(node)]
+    quantised = with_weights(
+        onnx.ModelProto(
+            graph=onnx.GraphProto(
+                node=nodes, name=model.graph.name, input=model.graph.input, output=model.graph.output
+            ),
+            ir_version=model.ir_version,
+            producer_name=model.producer_name,
+            opset_import=[*model.opset_import, helper.make_opsetid(_MICROSOFT, 1)],
+        ),
+        rewriter.tensors(nodes),
+    )
     data = f"{path.name}{GRAPH_DATA_SUFFIX}"
-    onnx.save(model, path, save_as_external_data=True, location=data, size_threshold=_FEWEST_BYTES)
-    path.with_name(data).chmod(path.stat().st_mode & 0o777)  # onnx makes it for its owner alone
-    write_native(float32, path, path.with_name(NATIVE_GRAPH_FILE))
+    ir.save(quantised, path, external_data=data, size_threshold_bytes=_FEWEST_BYTES)
+    write_native(model, weights, path, path.with_name(NATIVE_GRAPH_FILE))
+
+
+def read_weights(graph: onnx.GraphProto, folder: Path) -> dict[str, ir.TensorProtocol]:
+    """The initializers of a graph in a folder, by name; what it stores apart is mapped when it is asked for."""
+    return {tensor.name: ir.serde.deserialize_tensor(tensor, folder) for tensor in graph.initializer}
+
+
+def with_weights(model: onnx.ModelProto, tensors: Mapping[str, ir.TensorProtocol]) -> ir.Model:
+    """A model without initializers together with its tensors, none of which is computed yet."""
+    for name, tensor in tensors.items():
+        place = model.graph.initializer.add(name=name, dims=sizes(tensor), data_type=int(tensor.dtype))
+        place.data_location = TensorProto.EXTERNAL
+        place.external_data.add(key="location", value="not yet written")
+    whole = ir.serde.deserialize_model(model)
+    for name, tensor in tensors.items():
+        whole.graph.initializers[name].const_value = tensor
+    return whole
 
 
 class Rewriter:
     """Turn nodes into their int8 form, one at a time; products of one input share its quantised rows."""
 
-    def __init__(self, weights: dict[str, TensorProto], gelus: Set[str]) -> None:
+    def __init__(self, weights: Mapping[str, ir.TensorProtocol], gelus: Set[str]) -> None:
         self._weights = weights
         self._gelus = gelus
         self._rows: dict[str, tuple[str, str]] = {}
-        self.constants: dict[str, TensorProto] = {}
+        self._constants: dict[str, ir.TensorProtocol] = {}
+
+    def tensors(self, nodes: Iterable[onnx.NodeProto]) -> dict[str, ir.TensorProtocol]:
+        """The weights and constants that nodes read, by name."""
+        used = {name for node in nodes for name in node.input}
+        return {name: tensor for name, tensor in {**self._weights, **self._constants}.items() if name in used}
 
     def rewrite(self, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
         """The nodes that stand for a node."""
         matrix = next((self._weights[name] for name in node.input if name in self._weights), None)
-        if matrix is None or len(matrix.dims) != 2 or matrix.data_type != TensorProto.FLOAT:
+        if matrix is None or len(sizes(matrix)) != 2 or matrix.dtype != ir.DataType.FLOAT:
             yield node
         elif node.op_type == "MatMul" and node.input[1] == matrix.name:
             yield from self._product(node, matrix)
-        elif node.op_type == "Gather" and node.input[0] == matrix.name and np.prod(matrix.dims) >= _FEWEST_WEIGHTS:
+        elif node.op_type == "Gather" and node.input[0] == matrix.name and matrix.size >= _FEWEST_WEIGHTS:
             yield from self._embedding(node, matrix)
         else:
             yield node
 
-    def _product(self, node: onnx.NodeProto, matrix: TensorProto) -> Iterator[onnx.NodeProto]:
+    def _product(self, node: onnx.NodeProto, matrix: ir.TensorProtocol) -> Iterator[onnx.NodeProto]:
         source, output = node.input[0], node.output[0]
         if source not in self._rows:
-            yield from self._quantised_rows(source, columns=matrix.dims[0])
+            yield from self._quantised_rows(source, columns=sizes(matrix)[0])
         quantised, scale = self._rows[source]
         weights, scales = self._quantised_weights(matrix, axis=0)
         product = f"{output}.unscaled"
@@ -121,7 +148,7 @@ class Rewriter:
         )
         self._rows[source] = quantised, scale
 
-    def _embedding(self, node: onnx.NodeProto, matrix: TensorProto) -> Iterator[onnx.NodeProto]:
+    def _embedding(self, node: onnx.NodeProto, matrix: ir.TensorProtocol) -> Iterator[onnx.NodeProto]:
         ids, output = node.input[1], node.output[0]
         weights, scales = self._quantised_weights(matrix, axis=1)
         yield helper.make_node("Gather", [weights, ids], [f"{output}.int8"], axis=0)
@@ -129,17 +156,29 @@ class Rewriter:
         yield helper.make_node("Cast", [f"{output}.int8"], [f"{output}.unscaled"], to=TensorProto.FLOAT)
         yield helper.make_node("Mul", [f"{output}.unscaled", f"{output}.scale"], [output])
 
-    def _quantised_weights(self, matrix: TensorProto, axis: int) -> tuple[str, str]:
+    def _quantised_weights(self, matrix: ir.TensorProtocol, axis: int) -> tuple[str, str]:
         """Names of a matrix in int8 and of its scales, one along ``axis``: [columns] for 0, [rows, 1] for 1."""
         name = f"{matrix.name}.int8"
-        values = numpy_helper.to_array(matrix)
-        largest = np.abs(values).max(axis=axis, keepdims=True)
-        scales = np.maximum(largest, _SMALLEST_MAGNITUDE).astype(np.float32) / np.float32(_INT8_MAX)
-        steps = np.clip(np.rint(values / scales), -_INT8_MAX, _INT8_MAX).astype(np.int8)
-        self._constant(name, steps)
-        return name, self._constant(f"{name}.scales", scales[0] if axis == 0 else scales)
+        steps, reduced = (derived_matrix, derived_columns) if axis == 0 else (derived, derived_rows)
+        self._constants[name] = steps(matrix, partial(_steps, axis=axis), ir.DataType.INT8, name)
+        scales = f"{name}.scales"
+        reduce = (lambda values: _scales(values, 0)[0]) if axis == 0 else (lambda values: _scales(values, 1))
+        self._constants[scales] = reduced(matrix, reduce, ir.DataType.FLOAT, scales)
+        return name, scales
 
     def _constant(self, name: str, value: npt.NDArray[Any]) -> str:
-        if name not in self.constants:
-            self.constants[name] = numpy_helper.from_array(value, name)
+        if name not in self._constants:
+            self._constants[name] = ir.tensor(value, name=name)
         return name
+
+
+def _scales(values: npt.NDArray[np.float32], axis: int) -> npt.NDArray[np.float32]:
+    """The largest magnitude along an axis over 127, that axis kept."""
+    largest = np.maximum(np.abs(values).max(axis=axis, keepdims=True), _SMALLEST_MAGNITUDE)
+    scales: npt.NDArray[np.float32] = largest.astype(np.float32) / np.float32(_INT8_MAX)
+    return scales
+
+
+def _steps(values: npt.NDArray[np.float32], axis: int) -> npt.NDArray[np.int8]:
+    steps: npt.NDArray[np.int8] = np.rint(values / _scales(values, axis)).astype(np.int8)
+    return steps

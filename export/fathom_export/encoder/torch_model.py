@@ -8,12 +8,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import torch
 import transformers
 from safetensors.torch import load_file
 
+from fathom_export.decoder.graph_writer import GRAPH_DATA_SUFFIX
 from fathom_export.encoder.architecture import EncoderArchitecture
 from fathom_export.encoder.classifier_model import Activation, ClassifierModel
+from fathom_export.encoder.float32_source import in_float32
 from fathom_export.encoder.sentence_model import (
     WEIGHTS_FILE,
     Dense,
@@ -24,6 +27,8 @@ from fathom_export.encoder.sentence_model import (
     SentenceModel,
 )
 from fathom_export.errors import CheckpointError
+from fathom_export.quantise.derived import transposed
+from fathom_export.quantise.products import add_initializer, sizes, stored
 
 _UNUSED_BY_EMBEDDINGS = "pooler."
 
@@ -98,21 +103,27 @@ class _Normalise(torch.nn.Module):
         return torch.nn.functional.normalize(embedding, p=2.0, dim=-1)
 
 
-def load_sentence_encoder(model: SentenceModel) -> SentenceEncoder:
-    """Load a sentence encoder in float32 from safetensors; raises CheckpointError if its weights cannot be read."""
-    transformer = _load_transformer(transformers.AutoModel, model.architecture, unused=_UNUSED_BY_EMBEDDINGS)
+def load_sentence_encoder(model: SentenceModel, work: Path) -> SentenceEncoder:
+    """Load a sentence encoder in float32 from safetensors; raises CheckpointError if its weights cannot be read.
+
+    They are mapped from the disk, from a float32 copy in the folder ``work`` where they are stored otherwise.
+    """
+    transformer = _load_transformer(transformers.AutoModel, model.architecture, work, unused=_UNUSED_BY_EMBEDDINGS)
     return SentenceEncoder(transformer, model.pooling, [_load_layer(layer) for layer in model.layers]).eval()
 
 
-def load_classifier(model: ClassifierModel) -> Classifier:
-    """Load a classifier or reranker in float32 from safetensors; raises CheckpointError as above."""
+def load_classifier(model: ClassifierModel, work: Path) -> Classifier:
+    """Load a classifier or reranker in float32 from safetensors, as above."""
     kind = transformers.AutoModelForSequenceClassification
-    transformer = _load_transformer(kind, model.architecture, num_labels=len(model.labels))
+    transformer = _load_transformer(kind, model.architecture, work, num_labels=len(model.labels))
     return Classifier(transformer, model.activation).eval()
 
 
 def export_to_onnx(model: torch.nn.Module, path: Path, opset: int, inputs: Sequence[str], output: str) -> None:
-    """Write the graph with both dimensions of its inputs, int64 [batch, sequence], left open."""
+    """Write the graph with both dimensions of its inputs, int64 [batch, sequence], left open.
+
+    Weights go beside it, to ``path`` + ".data", one at a time; a graph with its weights inside ends at 2 GB.
+    """
     shape = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("sequence", min=1)}
     with quiet():
         program = torch.onnx.export(
@@ -124,10 +135,32 @@ def export_to_onnx(model: torch.nn.Module, path: Path, opset: int, inputs: Seque
             output_names=[output],
             dynamic_shapes=dict.fromkeys(inputs, shape),
             verbose=False,
+            optimize=False,
         )
-    if program is None:
-        raise CheckpointError(f"torch made no ONNX graph of {path.parent.name}")
-    program.save(path, external_data=False)
+        if program is None:
+            raise CheckpointError(f"torch made no ONNX graph of {path.parent.name}")
+        _fold_transposes(program.model.graph)
+        program.optimize()
+    ir.save(program.model, path, external_data=f"{path.name}{GRAPH_DATA_SUFFIX}")
+
+
+def _fold_transposes(graph: ir.Graph) -> None:
+    """Put transposed weights in the place of nodes that transpose weights; they are computed when they are written.
+
+    The exporter's own optimiser would compute them all at once, and hold them.
+    """
+    for node in list(graph):
+        matrix, swapped = node.inputs[0] if node.inputs else None, node.outputs[0]
+        if (
+            node.op_type != "Transpose"
+            or matrix is None
+            or matrix.const_value is None
+            or len(sizes(stored(matrix))) != 2
+        ):
+            continue
+        tensor = transposed(stored(matrix), str(swapped.name))
+        swapped.replace_all_uses_with(add_initializer(graph, tensor))
+        graph.remove(node, safe=True)
 
 
 def _pool(mode: Pooling, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -146,11 +179,13 @@ def _pool(mode: Pooling, hidden: torch.Tensor, attention_mask: torch.Tensor) -> 
     return (hidden * mask).sum(dim=1) / (tokens.sqrt() if mode == "mean_sqrt_len_tokens" else tokens)
 
 
-def _load_transformer(kind: Any, architecture: EncoderArchitecture, unused: str | None = None, **config: Any) -> Any:
-    with quiet():
+def _load_transformer(
+    kind: Any, architecture: EncoderArchitecture, work: Path, unused: str | None = None, **config: Any
+) -> Any:
+    with quiet(), in_float32(architecture.folder, work) as folder:
         try:
             transformer, report = kind.from_pretrained(
-                architecture.folder,
+                folder,
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,

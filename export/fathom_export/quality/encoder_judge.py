@@ -37,12 +37,17 @@ _FP32: Final = "our fp32 graph"
 
 
 class EncoderJudge:
-    """Judges one export. ``fp32_graph`` is the same graph before it was quantised, None where it was not."""
+    """Judges one export.
 
-    def __init__(self, spec: EncoderSpec, source: Path, version: Path, fp32_graph: Path | None) -> None:
+    ``work`` is a folder for what is needed meanwhile. ``fp32_graph`` is the same graph before it was quantised, None
+    where it was not.
+    """
+
+    def __init__(self, spec: EncoderSpec, source: Path, version: Path, work: Path, fp32_graph: Path | None) -> None:
         self._spec = spec
         self._source = source
         self._version = version
+        self._work = work
         self._fp32_graph = fp32_graph
         self._form = EncoderForm.load(source, spec.task)
         self._tokenizer = load_tokenizer(source, self._form.architecture)
@@ -139,7 +144,11 @@ class EncoderJudge:
 
         model = self._form.model
         loaded: torch.nn.Module
-        loaded = load_sentence_encoder(model) if isinstance(model, SentenceModel) else load_classifier(model)
+        loaded = (
+            load_sentence_encoder(model, self._work)
+            if isinstance(model, SentenceModel)
+            else load_classifier(model, self._work)
+        )
 
         def encode(inputs: Inputs) -> Floats:
             with torch.inference_mode():
@@ -196,7 +205,9 @@ def compare_encoder_layers(
     """Each layer's error of the second graph, given the first's inner tensors; empty where they share no names."""
     import onnx
 
-    ours, theirs = (layer_errors.stream_points(onnx.load(path).graph, output, output) for path in paths)
+    ours, theirs = (
+        layer_errors.stream_points(onnx.load(path, load_external_data=False).graph, output, output) for path in paths
+    )
     points = layer_errors.common_points(ours, theirs)
     if len(points) < 2:
         return []

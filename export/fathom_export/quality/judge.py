@@ -60,7 +60,7 @@ def _judge(
         return DecoderJudge(spec, source, version, work, text_file).card(on_progress)
     from fathom_export.quality.encoder_judge import EncoderJudge
 
-    return EncoderJudge(spec, source, version, fp32_graph).card(on_progress)
+    return EncoderJudge(spec, source, version, work, fp32_graph).card(on_progress)
 
 
 def _not_measured(spec: ModelSpec, source: Path, version: Path, reason: str) -> QualityCard:

@@ -35,6 +35,31 @@ def derived_columns(source: ir.TensorProtocol, reduce: Change, dtype: ir.DataTyp
     )
 
 
+def derived_rows(source: ir.TensorProtocol, reduce: Change, dtype: ir.DataType, name: str) -> ir.TensorProtocol:
+    """One value for each row of a matrix [rows, columns]: [rows, 1]; ``reduce`` takes [some rows, columns]."""
+    weight = _by_rows(source)
+    blocks = weight.blocks or (lambda: iter((weight.read(),)))
+    return StreamedTensor(
+        Weight(name, dtype, (weight.shape[0], 1), lambda: np.concatenate([reduce(block) for block in blocks()]))
+    )
+
+
+def transposed(source: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
+    """A matrix with its axes swapped."""
+    rows, columns = _shape(source)
+    weight = _by_columns(source)
+    blocks = weight.blocks or (lambda: iter((weight.read(),)))
+    return StreamedTensor(
+        Weight(
+            name,
+            source.dtype,
+            (columns, rows),
+            lambda: np.ascontiguousarray(source.numpy().T),
+            lambda: (np.ascontiguousarray(block.T) for block in blocks()),
+        )
+    )
+
+
 def _changed(weight: Weight, change: Change, dtype: ir.DataType, name: str) -> StreamedTensor:
     blocks = weight.blocks
     return StreamedTensor(

@@ -14,8 +14,8 @@ from fathom_export.errors import RepositoryError
 
 STAGING_PREFIX: Final = ".fathom-staging-"
 
-FP32_COPY: Final = ".fp32.onnx"
-"""An encoder's graph before it was quantised, for its quality card; it stays in the staging folder."""
+FP32_COPY: Final = ".fp32"
+"""The folder of an encoder's graph before it was quantised, for its quality card; it stays in the staging folder."""
 
 _RETIRED: Final = ".retired"
 _OWNER: Final = ".repository"
