@@ -18,16 +18,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.random_checkpoints import MODELS, RandomModel, write_checkpoint
+
 from fathom_server.engine.settings import GRAPH_FILE
 
 MIB = 1 << 20
 SAMPLE_S = 0.02
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
-GROUP = f"fathom-export-memory-{os.getpid()}"
 
 LOAD = """
 import sys
@@ -83,15 +84,22 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def limited(limit_mib: int | None) -> Callable[[], None] | None:
+@contextmanager
+def limited(limit_mib: int | None) -> Iterator[Callable[[], None] | None]:
     """What a child does first to have no more memory than the limit, page cache and all; None without a limit."""
     if limit_mib is None:
-        return None
+        yield None
+        return
     second = (CONTROL_GROUPS / "cgroup.controllers").exists()
-    group = CONTROL_GROUPS / GROUP if second else CONTROL_GROUPS / "memory" / GROUP
-    group.mkdir(exist_ok=True)
+    group = (CONTROL_GROUPS if second else CONTROL_GROUPS / "memory") / f"fathom-export-{os.getpid()}"
+    group.mkdir()
     (group / ("memory.max" if second else "memory.limit_in_bytes")).write_text(str(limit_mib * MIB))
-    return lambda: (group / "cgroup.procs").write_text(str(os.getpid())) and None
+
+    def enter() -> None:
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+
+    yield enter
+    group.rmdir()
 
 
 def measure(
@@ -110,8 +118,10 @@ def measure(
     copies.mkdir()
     began = time.perf_counter()
     command = [sys.executable, "-c", model.export, str(source), str(destination), precision, model.forms[precision]]
-    process = subprocess.Popen(command, preexec_fn=limited(limit_mib))
-    resident, anonymous = peak_memory(process)
+    with limited(limit_mib) as enter:
+        process = subprocess.Popen(command, preexec_fn=enter)
+        resident, anonymous = peak_memory(process)
+        process.wait()
     if process.returncode:
         sys.exit(f"{precision}: the export ended with status {process.returncode}")
     files = sorted(destination.iterdir())

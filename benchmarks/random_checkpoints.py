@@ -69,7 +69,8 @@ def llama() -> RandomModel:
     forms = {"fp32": "cpu", "int8": "cpu", "int4": "cpu", "fp16": "portable", "fp8": "portable"}
     export = (
         "import sys, pathlib; from fathom_export.decoder import build_decoder; "
-        "build_decoder(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), precision=sys.argv[3], dialect=sys.argv[4], max_context=2048)"
+        "build_decoder(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), "
+        "precision=sys.argv[3], dialect=sys.argv[4], max_context=2048)"
     )
     return RandomModel(config, tensors | {"model.norm.weight": (hidden,)}, forms, export)
 
