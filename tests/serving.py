@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,12 @@ from typing import Any, Self
 import pytest
 
 START_S = 120.0
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition; the test's time limit ends a wait in vain."""
+    while not condition():
+        time.sleep(0.02)
 
 
 @dataclass(slots=True)
@@ -103,6 +110,14 @@ class FathomServe:
             return 0, b""
         finally:
             connection.close()
+
+    def metric(self, name: str, model: str) -> float:
+        """One of a model's metrics that has no labels but ``model``, as Triton's port tells it."""
+        status, body = self.get("/metrics", self.metrics_port)
+        assert status == 200
+        lines = body.decode().splitlines()
+        [value] = [line.split()[-1] for line in lines if line.startswith(f'{name}{{model="{model}"}}')]
+        return float(value)
 
     def statistics(self, model: str) -> dict[str, Any]:
         """Triton's counts for one model."""

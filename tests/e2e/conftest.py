@@ -83,6 +83,58 @@ task = "embed"
 precision = "int8"
 """
 
+CROWDED_BUNDLE = """
+repository = "repository"
+
+[[models]]
+name = "roomy"
+source = "{models}/large"
+task = "generate"
+precision = "int8"
+limits = {{ prefill_chunk = 64 }}
+
+[[models]]
+name = "full"
+source = "{models}/large"
+task = "generate"
+precision = "int8"
+limits = {{ max_context = 512, kv_cache_tokens = 512, max_batch = 8, prefill_chunk = 48 }}
+
+[[models]]
+name = "looking"
+source = "{models}/large"
+task = "generate"
+precision = "int8"
+speculation = {{ method = "prompt_lookup" }}
+
+[[models]]
+name = "drafted"
+source = "{models}/large"
+task = "generate"
+precision = "int8"
+speculation = {{ method = "draft", draft = "small" }}
+
+[[models]]
+name = "small"
+source = "{models}/small"
+task = "generate"
+precision = "int8"
+
+[[models]]
+name = "single"
+source = "{models}/large"
+task = "generate"
+dialect = "portable"
+limits = {{ max_batch = 1, max_queue = 16 }}
+
+[[models]]
+name = "impatient"
+source = "{models}/large"
+task = "generate"
+dialect = "portable"
+limits = {{ max_batch = 1, queue_timeout_s = 0.2 }}
+"""
+
 OPENAI_BUNDLE = """
 repository = "repository"
 
@@ -120,6 +172,15 @@ SPOKEN = {
 """What models that know tools answer to everything, by their names: text with calls, template, special tokens."""
 
 
+def exported(folder: Path, bundle: str) -> Path:
+    """The repository that ``fathom-export``, the tool that users have, makes of a bundle in a folder."""
+    (folder / "bundle.toml").write_text(bundle)
+    command = [sys.executable, "-m", "fathom_export.cli", str(folder / "bundle.toml"), "--quality", "off"]
+    export = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert export.returncode == 0, export.stdout + export.stderr
+    return folder / "repository"
+
+
 @pytest.fixture(scope="session")
 def openai_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FathomServe]:
     """A deployment with a gateway, ready: both of our LLMs, one of them with tools, and one speaker a template."""
@@ -131,24 +192,16 @@ def openai_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FathomSe
     for name, (answer, template, marks) in SPOKEN.items():
         write_speaker(folder / name, answer, template, marks)
         bundle += f'\n[[models]]\nname = "{name}"\nsource = "{name}"\ntask = "generate"\n'
-    (folder / "bundle.toml").write_text(bundle)
-    command = [sys.executable, "-m", "fathom_export.cli", str(folder / "bundle.toml"), "--quality", "off"]
-    export = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert export.returncode == 0, export.stdout + export.stderr
-    with FathomServe(folder / "repository", folder / "serve", ("--openai-port",)) as running:
+    with FathomServe(exported(folder, bundle), folder / "serve", ("--openai-port",)) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model repository of every kind of model, made by the tool that users have."""
+    """A model repository of every kind of model."""
     folder = tmp_path_factory.mktemp("bundle")
     write_reciter(folder / "reciter", planes_text())
-    (folder / "bundle.toml").write_text(BUNDLE.format(models=MODELS))
-    command = [sys.executable, "-m", "fathom_export.cli", str(folder / "bundle.toml"), "--quality", "off"]
-    export = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert export.returncode == 0, export.stdout + export.stderr
-    return folder / "repository"
+    return exported(folder, BUNDLE.format(models=MODELS))
 
 
 @pytest.fixture(scope="session")
@@ -162,4 +215,22 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def client(server: FathomServe) -> Iterator[Client]:
     """A client of the deployment."""
     with Client(server.url) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="session")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FathomServe]:
+    """A deployment whose models have too little of everything (room, turns, patience) or guess ahead.
+
+    Those that hold others up are of the portable dialect, which takes seconds for a long answer.
+    """
+    folder = tmp_path_factory.mktemp("crowded")
+    with FathomServe(exported(folder, CROWDED_BUNDLE.format(models=MODELS)), folder / "serve") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def caller(crowded: FathomServe) -> Iterator[Client]:
+    """A client of that deployment."""
+    with Client(crowded.url) as connected:
         yield connected

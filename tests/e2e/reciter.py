@@ -12,7 +12,7 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from fathom_server.text.detokenizer import byte_characters
+from fathom_server.text.token_bytes import byte_characters
 
 PLANES = 17
 HEAD_DIM = 16

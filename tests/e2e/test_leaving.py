@@ -4,11 +4,15 @@ import http.client
 import json
 import re
 import time
+from pathlib import Path
 
+import grpc
 import pytest
-from tests.serving import FathomServe
+from tests.serving import FathomServe, wait_until
+from tritonclient.grpc import service_pb2
 
-from fathom_client import Client, DeadlineExceededError, OverloadedError
+from fathom_client import Client, DeadlineExceededError, OverloadedError, protocol
+from fathom_client import metric_names as names
 
 LONG = {"max_tokens": 2000, "ignore_eos": True}
 PROMPT = "hello"
@@ -66,6 +70,40 @@ def test_http_disconnect_frees_its_slot(server: FathomServe) -> None:
     assert connection.getresponse().readline().startswith(b"data: ")
     wait_for(server, (1, 0))
     connection.close()
+
+
+@pytest.mark.timeout(120)
+def test_readers_who_stop_reading_hold_nobody_up(server: FathomServe, client: Client) -> None:
+    """Answers that nobody reads are computed and freed all the same, others are served, and no memory runs away."""
+    request = service_pb2.ModelInferRequest(model_name="chat_int8")
+    request.inputs.add(name=protocol.TEXT_INPUT, datatype="BYTES", shape=[1])
+    request.inputs.add(name=protocol.SAMPLING_PARAMETERS, datatype="BYTES", shape=[1])
+    request.inputs.add(name=protocol.STREAM, datatype="BOOL", shape=[1])
+    texts = [PROMPT.encode(), json.dumps(LONG | {"max_tokens": 1900, "logprobs": 5}).encode()]
+    request.raw_input_contents.extend([len(text).to_bytes(4, "little") + text for text in texts] + [b"\x01"])
+    ended = server.metric(names.DECODE_TIME + "_count", "chat_int8")
+    before = sum(map(resident_kib, server.triton_processes()))
+    with grpc.insecure_channel(server.url) as channel:
+        open_stream = channel.stream_stream(
+            "/inference.GRPCInferenceService/ModelStreamInfer",
+            request_serializer=service_pb2.ModelInferRequest.SerializeToString,
+            response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
+        )
+        unread = [open_stream(iter([request])) for _ in range(8)]
+        wait_until(lambda: load(server, "chat_int8")[0] == 8)
+        assert client.generate("chat_int8", PROMPT, max_tokens=20, ignore_eos=True).num_output_tokens == 20
+        wait_until(lambda: server.metric(names.DECODE_TIME + "_count", "chat_int8") == ended + 9)
+        assert load(server, "chat_int8") == (0, 0)
+        grown = sum(map(resident_kib, server.triton_processes())) - before
+        for stream in unread:
+            stream.cancel()
+    assert grown < 128 << 10, f"{grown} KiB for 15,200 tokens that nobody read"
+
+
+def resident_kib(process: int) -> int:
+    """A process's resident memory."""
+    found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{process}/status").read_text())
+    return int(found[1]) if found else 0
 
 
 @pytest.mark.timeout(60)
