@@ -1,8 +1,5 @@
 """What an encoder's activations look like over a user's text, for fp8: scales, and the layers that stay in fp16."""
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -13,14 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fathom_client.protocol import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS
-from fathom_export.decoder.graph_writer import GRAPH_DATA_SUFFIX
 from fathom_export.errors import SpecError
 from fathom_export.quantise.calibration import choose_skipped, gather_statistics
 from fathom_export.quantise.calibration_text import FEWEST_TOKENS, TOKENS, read_beginning
 from fathom_export.quantise.float32_graph import SCALE_SUFFIX, SWITCH_SUFFIX, Layer, Layers, fp8_layer, open_up
 from fathom_export.quantise.fp8 import activation_scale
 from fathom_export.spec.quantisation import EncoderQuantisation
-from fathom_server.engine.settings import GRAPH_FILE
 
 if TYPE_CHECKING:
     from fathom_export.encoder.form import EncoderForm
@@ -45,19 +40,19 @@ class EncoderCalibration:
 class Float32Encoder:
     """A float32 encoder graph whose every product gives its inputs out, and can be computed in fp8 instead."""
 
-    def __init__(self, graph: Path, output: str) -> None:
+    def __init__(self, graph: Path, opened: Path, output: str) -> None:
         import onnxruntime as ort
 
         self._output = output
-        opened: Layers = open_up(graph)
-        self.layers, self._weights = opened.layers, opened.weights
+        layers: Layers = open_up(graph, opened)
+        self.layers, self._weights = layers.layers, layers.weights
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.add_session_config_entry("session.disable_quant_qdq", "1")
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # packed copies of the weights would take as much memory as the model has
         options.add_session_config_entry("session.disable_prepacking", "1")
-        self._session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        self._session = ort.InferenceSession(str(opened), options, providers=["CPUExecutionProvider"])
         self._idle: dict[str, npt.NDArray[Any]] = {}
         for layer in self.layers:
             self._idle[layer.name + SWITCH_SUFFIX] = np.array(False)
@@ -158,10 +153,9 @@ def sensitivity(
 
 @contextmanager
 def float32_encoder(graph: Path, output: str) -> Iterator[Float32Encoder]:
-    """A graph opened up in a folder of its own beside it, which is removed at the end."""
-    with tempfile.TemporaryDirectory(prefix="calibration-", dir=graph.parent) as name:
-        copy = Path(name) / GRAPH_FILE
-        shutil.copyfile(graph, copy)
-        data = f"{graph.name}{GRAPH_DATA_SUFFIX}"
-        os.link(graph.with_name(data), copy.with_name(data))
-        yield Float32Encoder(copy, output)
+    """A graph opened up in a file beside it, which is removed at the end."""
+    opened = graph.with_name(f"calibration-{graph.name}")
+    try:
+        yield Float32Encoder(graph, opened, output)
+    finally:
+        opened.unlink(missing_ok=True)

@@ -66,7 +66,7 @@ class Float32Graph:
         self.vocabulary = form.vocabulary
         self.length = form.max_context
         self._form = form
-        opened = open_up(folder / GRAPH_FILE)
+        opened = open_up(folder / GRAPH_FILE, folder / GRAPH_FILE)
         self.layers, self._weights = opened.layers, opened.weights
         options = ort.SessionOptions()
         options.log_severity_level = 3
@@ -170,10 +170,10 @@ def fp8_layer(
     }
 
 
-def open_up(path: Path) -> Layers:
-    """Rewrite a graph file: inputs of products become outputs, and each product gets a switch to fp8.
+def open_up(path: Path, destination: Path) -> Layers:
+    """Write a graph, over the same weights, whose products give their inputs out and have a switch to fp8 each.
 
-    Matrices become inputs that need not be given.
+    ``destination`` lies in the folder of ``path``, or is it. Matrices become inputs that need not be given.
     """
     import ml_dtypes
     import onnx_ir as ir
@@ -206,5 +206,5 @@ def open_up(path: Path) -> Layers:
             node.outputs[0].name = str(node.name)
         graph.insert_before(product.node, [quantised, restored, chosen])
         product.node.replace_input_with(0, chosen.outputs[0])
-    ir.save(model, path)
+    ir.save(model, destination)
     return Layers(layers, weights)

@@ -1,5 +1,6 @@
 """A float32 graph file in float16, for a plan of a graph that was exported in fp32."""
 
+import shutil
 from pathlib import Path
 from typing import Final
 
@@ -26,9 +27,22 @@ def write_half(graph: Path, destination: Path) -> None:
 
     from fathom_export.quantise.float16 import to_float16
 
+    _own(graph.with_name(graph.name + _DATA_SUFFIX))
     model = ir.load(graph)
     try:
         to_float16(model)
     except ValueError as error:
         raise PlanError(f"{graph} cannot be lowered to float16: {error}; export it again with fathom-export") from error
     ir.save(model, destination, external_data=destination.name + _DATA_SUFFIX)
+
+
+def _own(weights: Path) -> None:
+    """Give weights that versions of a model share a file of their own: onnx_ir reads none of several hard links."""
+    if not weights.exists() or weights.stat().st_nlink == 1:
+        return
+    copy = weights.with_name(f".{weights.name}.own")
+    try:
+        shutil.copy2(weights, copy)
+        copy.replace(weights)
+    finally:
+        copy.unlink(missing_ok=True)

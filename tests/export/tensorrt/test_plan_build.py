@@ -294,6 +294,18 @@ def test_half_precision_keeps_the_answers(exported_encoder: Path, tmp_path: Path
     assert cosines.min() > 0.999
 
 
+def test_versions_that_share_their_weights_are_lowered(exported_encoder: Path, tmp_path: Path) -> None:
+    """Weights that are linked into another version, as where serving alone changed, are read all the same."""
+    earlier, version = tmp_path / "1", tmp_path / "2"
+    shutil.copytree(exported_encoder / "minilm_encoder" / "1", earlier)
+    shutil.copytree(earlier, version, copy_function=os.link)
+    write_half(version / "model.onnx", tmp_path / "model.onnx")
+    assert not is_float32(tmp_path / "model.onnx")
+    data = "model.onnx.data"
+    assert (version / data).read_bytes() == (earlier / data).read_bytes()
+    assert not (version / data).samefile(earlier / data)
+
+
 def test_long_texts_have_a_profile_of_their_own() -> None:
     """Short texts do not pay for kernels chosen for long ones; a batch alone has one dimension."""
     short, whole = encoder_profiles({"input_ids": 2, "lengths": 1}, 8, 512)
