@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -15,23 +16,33 @@ LONG = {"max_tokens": 2000, "ignore_eos": True}
 BRIEF = {"max_tokens": 8, "ignore_eos": True}
 
 
+def settled_hits(crowded: FathomServe) -> float:
+    """Tokens that were found and not computed, once nothing of what was asked is still to be written."""
+    last, hits = -1.0, 0.0
+    while hits != last:
+        last = hits
+        time.sleep(0.5)
+        hits = crowded.metric(names.PREFIX_CACHE_HITS, "full")
+    return hits
+
+
 @pytest.mark.timeout(120)
 def test_prompts_that_begin_alike_share_what_was_computed(crowded: FathomServe, caller: Client) -> None:
     """A repeated beginning is found, not computed, and the answer is the one that was given without it."""
     beginning = "You answer in one word, in lower case, without a full stop. " * 8
     questions = [f"{beginning}Which of {noun}, stone and rain is alive?" for noun in ("fern", "wolf", "moss")]
     cold = []
-    for question in questions:
-        caller.generate("full", [41] * 500, max_tokens=1)  # takes the whole cache, so that nothing is left to share
-        before = crowded.metric(names.PREFIX_CACHE_HITS, "full")
+    before = settled_hits(crowded)
+    for place, question in enumerate(questions):
+        caller.generate("full", [41 + place] * 500, max_tokens=1)  # takes the whole cache: nothing is left to share
         cold.append(caller.generate("full", question, **BRIEF).token_ids)
-        assert crowded.metric(names.PREFIX_CACHE_HITS, "full") == before
+    assert settled_hits(crowded) == before
     caller.generate("full", questions[0], **BRIEF)
-    before = crowded.metric(names.PREFIX_CACHE_HITS, "full")
+    before = settled_hits(crowded)
     warm = [caller.generate("full", question, **BRIEF).token_ids for question in questions]
     assert warm == cold
     shared = len(caller.tokenize("full", beginning).token_ids) // 32 * 32
-    wait_until(lambda: crowded.metric(names.PREFIX_CACHE_HITS, "full") >= before + 3 * shared)
+    assert settled_hits(crowded) >= before + 3 * shared
 
 
 @pytest.mark.timeout(120)
