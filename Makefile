@@ -4,15 +4,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.fathom-setup
-PROJECTS := $(wildcard client/pyproject.toml server/pyproject.toml export/pyproject.toml loadtest/pyproject.toml)
-PACKAGES := client/fathom_client server/fathom_server export/fathom_export loadtest/fathom_loadtest deploy/chart
+PROJECTS := $(wildcard client/pyproject.toml server/pyproject.toml export/pyproject.toml loadtest/pyproject.toml synth/pyproject.toml)
+PACKAGES := client/fathom_client server/fathom_server export/fathom_export loadtest/fathom_loadtest synth/fathom_synth deploy/chart
 
 .PHONY: help setup demo test check format clean bench bench-quality
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup: $(STAMP) ## Make .venv with all four distributions, their extras and the development tools
+setup: $(STAMP) ## Make .venv with all five distributions, their extras and the development tools
 
 $(STAMP): constraints.txt pyproject.toml $(PROJECTS)
 	@echo "== setting up $(VENV) (a few minutes the first time)"
@@ -21,7 +21,7 @@ $(STAMP): constraints.txt pyproject.toml $(PROJECTS)
 	@$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable client \
 		--editable 'server[cpu,embedded,gateway]' \
-		--editable 'export[torch]' --editable loadtest --group dev
+		--editable 'export[torch]' --editable loadtest --editable synth --group dev
 	@touch $@
 
 demo: setup ## Export the demo's models, serve, embed, generate and load-test them
