@@ -56,6 +56,8 @@ _NAMES: Final = {
     "slos.ttft_ms": "SLO ttft_ms",
     "slos.itl_ms": "SLO itl_ms",
 }
+WEB_HOST: Final = "127.0.0.1"
+WEB_PORT: Final = 8089
 _SHAPES: Final = {"users": "closed", "rate": "open", "sweep": "sweep", "trace": "trace"}
 """The flags that decide the load's shape."""
 _ONE_TASK: Final = tuple(flag for flag, path in _FLAGS.items() if path.startswith("tasks[0]."))
@@ -113,8 +115,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     content.add_argument("--temperature", type=float, help="sampling temperature (the server's default: greedy)")
     content.add_argument("--seed", type=int, help="of order, content, lengths and times (default 0)")
     load.add_argument(
-        "--web-ui", nargs="?", type=_port, const=8089, metavar="PORT", help="start and stop in Locust's web UI (8089)"
-    )
+        "--web-ui", nargs="?", type=_web_address, const=(WEB_HOST, WEB_PORT), metavar="[HOST:]PORT",
+        help=f"start and stop in Locust's web UI ({WEB_HOST}:{WEB_PORT})",
+    )  # fmt: skip
     judgement = parser.add_argument_group("report")
     judgement.add_argument("--slo", help=f"objectives for goodput and sweeps, NAME=MS,… of {', '.join(SLO_NAMES)}")
     judgement.add_argument(
@@ -231,10 +234,11 @@ def _numbers(text: str) -> list[float]:
         raise argparse.ArgumentTypeError(f"{text!r} is no number or list of numbers such as 0.5,1,2") from None
 
 
-def _port(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port; give a number between 1 and 65535")
-    return int(text)
+def _web_address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not port.isdecimal() or not 1 <= int(port) <= 65535:
+        raise argparse.ArgumentTypeError(f"{port!r} is no port; give a number between 1 and 65535")
+    return host or WEB_HOST, int(port)
 
 
 def _default_output(model: str) -> Path:
