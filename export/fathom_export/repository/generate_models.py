@@ -84,7 +84,7 @@ def write_generate_models(
     write_config(config, staging / tokenizer)
     write_tokenizer_model(source, staging / tokenizer / VERSION, GENERATE_ADAPTOR)
 
-    write_config(_ensemble(ensemble, tokenizer, engine), staging / ensemble)
+    write_config(chat_ensemble(ensemble, tokenizer, engine), staging / ensemble)
     return check
 
 
@@ -197,7 +197,7 @@ def _warmups(prompt: list[int], limits: EngineLimits) -> list[Warmup]:
     ]
 
 
-def _ensemble(name: str, tokenizer: str, engine: str) -> object:
+def chat_ensemble(name: str, tokenizer: str, engine: str) -> object:
     """Tokenizer → engine; every input but the prompt goes straight to the engine."""
     config = new_ensemble(name, protocol.GENERATE_INPUTS, protocol.GENERATE_OUTPUTS)
     add_step(config, tokenizer, {name: name for name in _PROMPT_TENSORS}, {protocol.INPUT_IDS: _TOKENIZED_IDS})

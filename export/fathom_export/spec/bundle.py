@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from fathom_export.errors import SpecError
 from fathom_export.spec.key import path_of, read_choice, read_table, refuse_unknown
-from fathom_export.spec.model_spec import SPECS, GenerateSpec, ModelSpec, model_names
+from fathom_export.spec.model_spec import ENGINES, SPECS, GenerateSpec, ModelSpec, VllmSpec, model_names
 from fathom_export.spec.profile import with_profile
 
 DEFAULT_BUNDLE: Final = "bundle.toml"
@@ -51,16 +51,23 @@ def read_bundle(path: Path) -> Bundle:
 def read_model(table: Mapping[str, Any], where: str) -> ModelSpec:
     """A model's table, checked; ``where`` begins the keys in messages. Raises SpecError."""
     task = read_choice(table, "task", where, tuple(SPECS))
-    kind = SPECS[task]  # type: ignore[index]  # it is one of its keys
-    values = read_table(kind, table, where, also=("task",))
+    kind: type[ModelSpec] = SPECS[task]  # type: ignore[index]  # it is one of its keys
+    known: tuple[str, ...] = ("task",)
+    if task == "generate":
+        known = ("task", "engine")
+        if "engine" in table:
+            kind = ENGINES[read_choice(table, "engine", where, tuple(ENGINES))]  # type: ignore[index]  # as above
+    values = read_table(kind, table, where, also=known)
     try:
-        return kind(**(with_profile(values) if task == "generate" else values))
+        return kind(**(with_profile(values) if kind is GenerateSpec else values))
     except SpecError as error:
         raise SpecError(path_of(where, str(error))) from error
 
 
 def _placed(spec: ModelSpec, folder: Path) -> ModelSpec:
     """The spec with the paths of its texts, relative to the bundle until now, made whole."""
+    if isinstance(spec, VllmSpec):
+        return spec
     if spec.quality.evaluation_text:
         text = str(folder / spec.quality.evaluation_text)
         spec = replace(spec, quality=replace(spec.quality, evaluation_text=text))  # type: ignore[arg-type]  # same type

@@ -18,11 +18,8 @@ from fathom_server.backends.fathom.generate_request import (
 from fathom_server.backends.fathom.metrics_export import MetricsExport
 from fathom_server.backends.fathom.outbox import Outbox, OutgoingAnswer
 from fathom_server.backends.fathom.refusals import Refusals
+from fathom_server.backends.fathom.served_engine import open_engine
 from fathom_server.backends.fathom.transport import TritonTransport
-from fathom_server.engine.engine import Engine
-from fathom_server.engine.runner.load import load_runner
-from fathom_server.engine.settings import EngineSettings
-from fathom_server.engine.speculation.load import load_speculator
 from fathom_server.errors import EngineFailureError, RequestError
 from fathom_server.text.token_bytes import token_bytes
 from fathom_server.text.tokenizer import TextTokenizer
@@ -60,14 +57,11 @@ class TritonPythonModel:
         """Load graph and tokenizer, warm the engine up, begin to serve."""
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
         folder = Path(args["model_repository"]) / args["model_version"]
-        settings = EngineSettings.load(folder)
         self._tokenizer = TextTokenizer.load(folder)
         self._token_bytes = token_bytes(self._tokenizer.tokenizer)
-        self._engine = Engine(
-            load_runner(folder, settings), settings, self._tokenizer, load_speculator(folder, settings)
-        )
+        self._engine, responses_per_s = open_engine(folder, self._tokenizer)
         self._refusals = Refusals()
-        self._outbox = Outbox(settings.limits.stream_responses_per_s)
+        self._outbox = Outbox(responses_per_s)
         self._metrics = MetricsExport(self._engine, args["model_name"])
         self._watch = CancellationWatch(self._engine, on_tick=self._metrics.refresh)
         # a grammar may take long to compile, and nobody else's request waits for that
