@@ -130,6 +130,9 @@ class Job(Table):
         for place, kind in enumerate(kinds):
             if kind in kinds[:place]:
                 raise ValueError(f"filters has {kind!r} twice; give it once")
+        samples = max(self.sampling_of(prompt).samples for prompt in self.prompts)
+        if "agreement" in kinds and samples < 2:
+            raise ValueError("filters has 'agreement', but no prompt has several samples to agree; raise samples")
         return self
 
     def sampling_of(self, prompt: PromptSettings) -> SamplingSettings:

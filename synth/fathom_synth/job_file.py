@@ -1,10 +1,11 @@
 """A job from its TOML file: read, checked, its paths taken relative to the file, its faults told in one line."""
 
 import difflib
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -12,6 +13,7 @@ from fathom_synth.errors import JobError
 from fathom_synth.job import Job
 
 MAX_JOB_BYTES: Final = 1 << 20
+Value = TypeVar("Value")
 
 
 def read_job(path: Path, url: str | None = None, output: Path | None = None) -> Job:
@@ -46,12 +48,12 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise JobError(f"{path}: is not TOML ({error}); see docs/synth.md") from error
 
 
-def _rooted(value: Any, folder: Path) -> Any:
+def _rooted(value: Value, folder: Path) -> Value:
     """The same tables with every path taken relative to the folder."""
     if isinstance(value, Path):
-        return folder / value
+        return Path(os.path.normpath(folder / value))  # type: ignore[return-value] # a path for a path
     if isinstance(value, list):
-        return [_rooted(each, folder) for each in value]
+        return [_rooted(each, folder) for each in value]  # type: ignore[return-value] # a list for a list
     if isinstance(value, BaseModel):
         return value.model_copy(
             update={name: _rooted(getattr(value, name), folder) for name in type(value).model_fields}
@@ -91,6 +93,8 @@ def _steps(location: Sequence[str | int], raw: Any) -> list[str | int]:
     steps: list[str | int] = []
     here = raw
     for place, step in enumerate(location):
+        if isinstance(here, Mapping) and step == here.get("filter"):
+            continue
         inside = isinstance(here, Mapping) and (step in here or place == len(location) - 1)
         if inside or (isinstance(here, list) and isinstance(step, int)):
             steps.append(step)

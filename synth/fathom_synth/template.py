@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import jinja2
+import jinja2.exceptions
 import jinja2.nodes
 import jinja2.runtime
 import jinja2.sandbox
@@ -58,7 +59,7 @@ class Template:
             return "".join(pieces)
         except _ExceededError as error:
             raise TemplateError(f"{self._where}: {error}") from error
-        except jinja2.sandbox.SecurityError as error:
+        except jinja2.exceptions.SecurityError as error:
             raise TemplateError(
                 f"{self._where}: reaches out of the sandbox ({error}); use the row's columns and Jinja's filters"
             ) from error
@@ -205,14 +206,15 @@ def _check_call(name: str, subject: Any, arguments: tuple[Any, ...]) -> None:
     if isinstance(subject, str):
         budget.charge(len(subject))
         texts = [len(value) for value in arguments if isinstance(value, str)]
+        width = max([*numbers, *texts], default=4)
         if name in ("format", "format_map"):
             _check_format(subject)
-        elif name == "replace" and len(texts) > 1:
-            budget.charge((len(subject) + 1) * texts[1])
+        elif name in ("replace", "wordwrap") and texts:
+            budget.charge((len(subject) + 1) * texts[-1])
         elif name == "join" and arguments and isinstance(arguments[0], list | tuple):
             budget.charge(sum(_size(item) + len(subject) for item in arguments[0]))
         elif name == "indent":
-            budget.charge((subject.count("\n") + 1) * max(numbers, default=4))
+            budget.charge((subject.count("\n") + 1) * width)
 
 
 def _check_format(form: str) -> None:
