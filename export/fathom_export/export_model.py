@@ -91,7 +91,7 @@ def find_origin(spec: ModelSpec, base: Path, *, fetch: bool = True) -> tuple["So
     from fathom_export.sources import resolve_source
 
     try:
-        source = resolve_source(spec.source, base, fetch=fetch)
+        source = resolve_source(spec.source, base, fetch=fetch, weights=not isinstance(spec, VllmSpec))
         return source, Origin.of(spec, source)
     except OSError as error:
         raise SourceError(f"{spec.source} cannot be fetched or read: {error}") from error
