@@ -36,12 +36,12 @@ KINDS: Final = ("filtered", "unfiltered")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Export, serve, ask, sift, train twice, examine four times, write; gives the exit status."""
+    """Export, serve, ask, sift, train twice, examine three times, write; gives the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m examples.distil", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--prompts", type=int, default=8_000, help="questions (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=300, help="of training, each kind (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=450, help="of training, each kind (default: %(default)s)")
     parser.add_argument("--step-tokens", type=int, default=5_000, help="default: %(default)s")
     parser.add_argument("--output", type=Path, metavar="FILE", help="JSON to write instead of results and page")
     options = parser.parse_args(argv)
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "step_tokens": options.step_tokens,
         "data": describe_data(data, asked_s),
         "accuracy": {
-            "teacher": examine(MODELS / "large", "teacher"),
+            "teacher": json.loads((MODELS / "large" / "accuracy.json").read_text(encoding="utf-8")),
             "before": examine(MODELS / "small", "before"),
             **{kind: examine(WORK / kind, kind) for kind in KINDS},
         },

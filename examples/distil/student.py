@@ -1,6 +1,6 @@
 """The student: ``small``, trained on from where it stands with the training code of the example models.
 
-python -m examples.distil.student ROWS.jsonl FOLDER --steps 300
+python -m examples.distil.student ROWS.jsonl FOLDER --steps 450
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m examples.distil.student", description=__doc__)
     parser.add_argument("rows", type=Path, help="JSON lines with messages, as fathom-synth writes them")
     parser.add_argument("folder", type=Path, help="where the checkpoint goes")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=450)
     parser.add_argument("--step-tokens", type=int, default=5_000)
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak")
     parser.add_argument("--seed", type=int, default=0)
