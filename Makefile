@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.fathom-setup
 PROJECTS := $(wildcard client/pyproject.toml server/pyproject.toml export/pyproject.toml loadtest/pyproject.toml synth/pyproject.toml)
-PACKAGES := client/fathom_client server/fathom_server export/fathom_export loadtest/fathom_loadtest synth/fathom_synth deploy/chart
+PACKAGES := client/fathom_client server/fathom_server export/fathom_export loadtest/fathom_loadtest synth/fathom_synth deploy/chart deploy/compose deploy/images deploy/observability
 
 .PHONY: help setup demo test check format clean bench bench-quality
 
@@ -33,7 +33,9 @@ test: setup ## Run all tests against a real embedded Triton
 check: setup ## Lint, format, types, and what is generated of the chart
 	@echo "== ruff"; $(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@echo "== mypy"; $(BIN)/mypy $(PACKAGES)
+	@echo "== dashboards and rules"; $(BIN)/python -m deploy.observability --check
 	@echo "== chart"; $(BIN)/python -m deploy.chart --check
+	@echo "== compose"; $(BIN)/python -m deploy.compose check
 
 bench: setup ## Measure speed beside other engines and quality in every precision; redraws docs (an hour; more the first time)
 	@$(BIN)/python -m benchmarks.peers
