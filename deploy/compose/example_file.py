@@ -33,7 +33,7 @@ def read_example(path: Path) -> tuple[ExplainedVariable, ...]:
         if setting is not None:
             # neighbours may share a sentence, and then the first one has it
             if not comment and not found:
-                raise ComposeError(f"{path}, line {number}: nothing explains {setting['name']}; write why one changes it")
+                raise ComposeError(f"{path}, line {number}: nothing explains {setting['name']}; say what it is for")
             explanation = " ".join(comment) if comment else found[-1].explanation
             found.append(ExplainedVariable(setting["name"], setting["default"], explanation))
             comment = []

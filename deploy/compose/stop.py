@@ -1,5 +1,6 @@
 """How long a stop takes: seconds for running answers, and until Docker kills."""
 
+import json
 import math
 import tomllib
 from dataclasses import dataclass
@@ -25,10 +26,10 @@ class StopTimes:
 
 
 def stop_times(max_tokens: int, itl_ms: float) -> StopTimes:
-    """Times for answers of up to ``max_tokens``, with ``itl_ms`` milliseconds between two tokens, as the chart has them.
+    """Times for answers of up to ``max_tokens``, ``itl_ms`` milliseconds between two tokens; the chart has the same.
 
-    The longest answer ends within the drain, and a drain ends before Docker kills. Raises ComposeError for a latency or a
-    length that is not above 0.
+    The longest answer ends within the drain, and a drain ends before Docker kills. Raises ComposeError for a latency or
+    a length that is not above 0.
     """
     for name, value in (("max_tokens", max_tokens), ("--itl-ms", itl_ms)):
         if not (value > 0 and math.isfinite(value)):
@@ -51,3 +52,17 @@ def longest_answer(bundle: Path) -> int:
     if not lengths:
         raise ComposeError(f"{bundle} has no model with task generate, so that no answer is long: keep the defaults")
     return int(max(lengths))
+
+
+def measured_itl_ms(report: Path) -> float:
+    """Milliseconds between two tokens, p99 of the slowest stage, of a report.json; raises ComposeError without any."""
+    try:
+        stages = json.loads(report.read_text(encoding="utf-8"))["stages"]
+        measured = [stage["figures"]["itl_ms"]["p99"] for stage in stages if stage["figures"]["itl_ms"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ComposeError(
+            f"{report} cannot be read as a report of fathom-load ({error!r}); name the report.json of a run"
+        ) from error
+    if not measured:
+        raise ComposeError(f"{report} has no stage in which tokens followed each other; load an LLM with fathom-load")
+    return float(max(measured))
