@@ -22,6 +22,10 @@ REQUEST_ENDS: Final = "fathom_request_success_total"
 REQUESTS_BY_PRECISION: Final = "fathom_requests_by_precision_total"
 
 TIME_TO_FIRST_TOKEN: Final = "fathom_time_to_first_token_seconds"  # noqa: S105 (a metric)
+CASCADE_ANSWERS: Final = "fathom_cascade_answers_total"
+CASCADE_TOKENS: Final = "fathom_cascade_tokens_total"
+CASCADE_HELD: Final = "fathom_cascade_held_seconds"
+
 INTER_TOKEN_LATENCY: Final = "fathom_inter_token_latency_seconds"  # noqa: S105
 END_TO_END_LATENCY: Final = "fathom_e2e_request_latency_seconds"
 QUEUE_TIME: Final = "fathom_request_queue_time_seconds"
@@ -36,6 +40,12 @@ PRECISION: Final = "precision"
 STEP_KIND: Final = "kind"
 """Label of ``STEP_TIME``: prefill, decode or mixed."""
 BUCKET_BOUND: Final = "le"
+CASCADE_ROLE: Final = "role"
+"""Label of ``CASCADE_ANSWERS`` and ``CASCADE_TOKENS``: small or large."""
+CASCADE_REASON: Final = "reason"
+"""Label of ``CASCADE_ANSWERS``: why the answer is whose it is, as the responses tell."""
+CASCADE_KIND: Final = "kind"
+"""Label of ``CASCADE_TOKENS``: input or output."""
 
 BUCKET_BOUNDS_S: Final = (
     0.001,
@@ -75,6 +85,9 @@ HELP: Final[Mapping[str, str]] = {
     INTER_TOKEN_LATENCY: "Mean time between an answer's tokens, one value a request",
     END_TO_END_LATENCY: "Time from arrival to the last token",
     QUEUE_TIME: "Time from arrival to admission",
+    CASCADE_ANSWERS: "Answers of a cascade, by the model that gave them and why",
+    CASCADE_TOKENS: "Tokens that a cascade's models read and wrote for it",
+    CASCADE_HELD: "Time that a small model's answer waited for the decision",
     PREFILL_TIME: "Time from admission to the first token",
     DECODE_TIME: "Time from the first token to the last",
     STEP_TIME: "Time of one step of the model, by kind",

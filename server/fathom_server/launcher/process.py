@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Final, Self
 
 from fathom_server.backends.tokenizer.encoder_backlog import ADDRESS_VARIABLE
+from fathom_server.cascade.address import GRPC_VARIABLE
 from fathom_server.errors import LaunchError
 from fathom_server.launcher.backend_folder import assemble_backends, python_folder
 from fathom_server.launcher.ports import Ports
@@ -137,6 +138,7 @@ class TritonProcess:
         environment = self._tritonserver.environment(python_folder(self._folder / "bin"))
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         environment[ADDRESS_VARIABLE] = f"{host}:{self._ports.metrics}"
+        environment[GRPC_VARIABLE] = f"{host}:{self._ports.grpc}"
         self._tritonserver.check_stub(environment)
         command = self._command(has_gpu)
         guardian = [sys.executable, "-I", "-S", str(GUARDIAN), str(self._folder), self._region_prefix]

@@ -2,23 +2,40 @@
 
 import http.client
 import json
+import ssl
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
-from fathom_server.errors import LaunchError
+from fathom_server.errors import NotReadyError
 from fathom_server.launcher.ports import Ports
 from fathom_server.launcher.process import Exited, SignalReceived, TritonProcess
 from fathom_server.launcher.triton_log import ModelFailed, ModelLoaded, ModelLoading, say
 
 POLL_S: Final = 0.2
+FAILED_S: Final = 10.0
+"""How long after the first model that cannot be loaded the others are waited for: Triton ends by itself then, but not
+where the process of a Python model died before it could say anything."""
+TIMEOUT_S: Final = 2.0
+_TOKENIZER_FILES: Final = "*/fathom_text.py"
+"""What fathom-export puts into a tokenizer model's versions; its requests take milliseconds."""
 ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (a key to look up, nothing is bound)
 
 
-def get(host: str, port: int, path: str, timeout_s: float = 2.0) -> tuple[int, bytes]:
-    """Status and body of a GET to this machine's Triton; status 0 if it does not answer."""
-    connection = http.client.HTTPConnection(ANY_ADDRESS.get(host, host), port, timeout=timeout_s)
+def get(
+    host: str, port: int, path: str, headers: Mapping[str, str] | None = None, *, is_encrypted: bool = False
+) -> tuple[int, bytes]:
+    """Status and body of a GET to a server of ours on this machine; status 0 if it does not answer."""
+    host = ANY_ADDRESS.get(host, host)
+    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+    if is_encrypted:  # by a certificate of some name; it is our own process that we ask, and no secret goes there
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        connection = http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=context)
     try:
-        connection.request("GET", path, headers={"Connection": "close"})
+        connection.request("GET", path, headers={"Connection": "close", **(headers or {})})
         response = connection.getresponse()
         return response.status, response.read()
     except (OSError, http.client.HTTPException):
@@ -32,7 +49,7 @@ def wait_until_ready(
 ) -> bool:
     """Wait until every model is ready, saying what loads; False if a stop was asked for meanwhile.
 
-    Raises LaunchError naming the models that fail and why, or those that still load after ``timeout_s``.
+    Raises NotReadyError naming the models that fail and why, or those that still load after ``timeout_s``.
     """
     deadline = time.monotonic() + timeout_s
     begun: dict[str, float] = {}
@@ -45,8 +62,10 @@ def wait_until_ready(
             case SignalReceived():
                 return False
             case Exited(status):
-                raise LaunchError(_why_it_ended(status, failures, process))
+                raise NotReadyError(_why_it_ended(status, failures, process))
             case ModelFailed(name, reason):
+                if not failures:
+                    deadline = min(deadline, now + FAILED_S)
                 failures.setdefault(name, reason)
             case ModelLoading(name):
                 begun.setdefault(name, now)
@@ -55,9 +74,11 @@ def wait_until_ready(
                 say(f"{name} is loaded ({now - begun.get(name, now):.1f} s; {len(loaded)} of {len(models)})")
             case _:
                 pass
+        if time.monotonic() >= deadline and failures:
+            raise NotReadyError(_why_it_failed(failures))
         if time.monotonic() >= deadline:
             waiting = ", ".join(name for name in models if name not in loaded) or "none, but Triton is not ready"
-            raise LaunchError(
+            raise NotReadyError(
                 f"not ready after {timeout_s:g} s (--ready-timeout-s); still loading: {waiting}. Look in Triton's log, "
                 "or allow more time"
             )
@@ -65,24 +86,44 @@ def wait_until_ready(
             return True
 
 
-def decoupled_models(host: str, ports: Ports, models: tuple[str, ...]) -> frozenset[str]:
-    """Models whose requests Triton does not count as in flight: the decoupled ones that are no ensembles.
+@dataclass(frozen=True, slots=True)
+class ServedModels:
+    """Which requests can be seen to be under way during a stop.
 
-    One whose config cannot be had is taken for decoupled.
+    ``decoupled``: models whose requests Triton does not count as in flight, the decoupled ones that are no ensembles.
+    ``opaque``: Python models of others, whose requests nobody counts until Triton has closed HTTP.
     """
-    decoupled = set()
-    for name in models:
-        status, body = get(host, ports.http, f"/v2/models/{name}/config")
+
+    names: tuple[str, ...]
+    decoupled: frozenset[str]
+    opaque: frozenset[str]
+
+
+def served_models(
+    host: str, ports: Ports, repository: Path, names: tuple[str, ...], headers: Mapping[str, str]
+) -> ServedModels:
+    """Ask Triton of each model; one whose config cannot be had is taken for decoupled."""
+    decoupled, opaque = set(), set()
+    for name in names:
+        status, body = get(host, ports.http, f"/v2/models/{name}/config", headers)
         config: dict[str, Any] = (
             json.loads(body) if status == 200 else {"model_transaction_policy": {"decoupled": True}}
         )
-        if config.get("model_transaction_policy", {}).get("decoupled") and config.get("platform") != "ensemble":
+        if config.get("platform") == "ensemble":
+            continue
+        if config.get("model_transaction_policy", {}).get("decoupled"):
             decoupled.add(name)
-    return frozenset(decoupled)
+        elif config.get("backend") == "python" and not any((repository / name).glob(_TOKENIZER_FILES)):
+            opaque.add(name)
+    return ServedModels(names, frozenset(decoupled), frozenset(opaque))
 
 
 def _why_it_ended(status: int, failures: dict[str, str], process: TritonProcess) -> str:
     if failures:
-        return "; ".join(f"model {name!r} cannot be loaded: {reason}" for name, reason in failures.items())
+        return _why_it_failed(failures)
     last = "; ".join(process.errors) or "its log gives no reason"
     return f"Triton ended with status {status} before it was ready: {last}"
+
+
+def _why_it_failed(failures: Mapping[str, str]) -> str:
+    return "; ".join(f"model {name!r} cannot be loaded: {reason}" for name, reason in failures.items())

@@ -25,6 +25,9 @@ class LaunchSettings:
     ``log_file`` gets every line. ``auto_complete_config`` lets backends fill in what a hand-written config.pbtxt leaves
     out, at the price of a slower start. ``cache_mb`` is the size of the response cache, where a model asks for it.
     ``gateway`` starts OpenAI's API beside Triton, on ``openai_port`` and with the settings of ``openai_config``.
+    ``tls_cert`` and ``tls_key`` encrypt gRPC, and with ``tls_client_ca`` callers need a certificate, too. Without
+    ``admin_key_file`` (or its environment variable) nobody has the protocols for administration. ``termination_log``
+    gets the reason of a start or a run that failed, in one line.
     """
 
     repository: Path
@@ -45,6 +48,11 @@ class LaunchSettings:
     log_verbose: int = 0
     auto_complete_config: bool = False
     cache_mb: int = 64
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    admin_key_file: Path | None = None
+    termination_log: Path | None = None
 
     def __post_init__(self) -> None:
         for flag, port in (
@@ -57,6 +65,11 @@ class LaunchSettings:
                 raise SettingsError(f"{flag} is {port}; a port is a number from 1 to 65535")
         if self.openai_config is not None and not self.gateway:
             raise SettingsError("--openai-config is given without --openai-port; give both")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            given, missing = ("--tls-cert", "--tls-key") if self.tls_key is None else ("--tls-key", "--tls-cert")
+            raise SettingsError(f"{given} is given without {missing}; give both")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise SettingsError("--tls-client-ca is given without --tls-cert and --tls-key; give all three")
         for flag, seconds in (("--drain-s", self.drain_s), ("--ready-timeout-s", self.ready_timeout_s)):
             if not (seconds > 0 and math.isfinite(seconds)):
                 raise SettingsError(f"{flag} is {seconds:g}; it must be a number of seconds above 0")

@@ -8,7 +8,7 @@ import http.client
 import itertools
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -85,11 +85,11 @@ def stubs_of(triton_pid: int) -> dict[int, str]:
     return stubs
 
 
-def model_states(host: str, http_port: int) -> dict[str, str] | None:
+def model_states(host: str, http_port: int, headers: Mapping[str, str]) -> dict[str, str] | None:
     """State of every model by Triton's repository index; None if it does not answer."""
     connection = http.client.HTTPConnection(host, http_port, timeout=2)
     try:
-        connection.request("POST", "/v2/repository/index", headers={"Connection": "close"})
+        connection.request("POST", "/v2/repository/index", headers={"Connection": "close", **headers})
         response = connection.getresponse()
         if response.status != http.HTTPStatus.OK:
             return None

@@ -66,7 +66,14 @@ class LiveModels:
     calls: int
 
 
-TritonEvent = ModelLoading | ModelLoaded | ModelFailed | ModelUnloaded | ModelsInFlight | LiveModels
+@dataclass(frozen=True, slots=True)
+class HttpConnections:
+    """During a stop: HTTP connections that Triton waits for; it still takes gRPC requests until they are gone."""
+
+    count: int
+
+
+TritonEvent = ModelLoading | ModelLoaded | ModelFailed | ModelUnloaded | ModelsInFlight | LiveModels | HttpConnections
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +106,7 @@ _LOADED: Final = re.compile(r"successfully loaded '(.+)'")
 _UNLOADED: Final = re.compile(r"successfully unloaded '(.+)' version")
 _IN_FLIGHT: Final = re.compile(r"Timeout \d+: Found (\d+) model versions that have in-flight inferences")
 _LIVE: Final = re.compile(r"Timeout \d+: Found (\d+) live models and (\d+) in-flight non-inference requests")
+_HTTP: Final = re.compile(r"Timeout \d+: Found (\d+) HTTP service connections")
 _FAILURES: Final = tuple(
     re.compile(pattern, re.DOTALL)
     for pattern in (
@@ -138,6 +146,8 @@ class LogReader:
             return ModelsInFlight(int(match[1]))
         if match := _LIVE.match(message):
             return LiveModels(int(match[1]), int(match[2]))
+        if match := _HTTP.match(message):
+            return HttpConnections(int(match[1]))
         return None
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final, Self
 
 from fathom_client import protocol
 from fathom_server.backends.fathom.cancellation import CancellationWatch, WatchedRequest
+from fathom_server.backends.fathom.drain_watch import DrainWatch
 from fathom_server.backends.fathom.generate_request import (
     GenerateRequest,
     read_generate_request,
@@ -20,7 +21,7 @@ from fathom_server.backends.fathom.outbox import Outbox, OutgoingAnswer
 from fathom_server.backends.fathom.refusals import Refusals
 from fathom_server.backends.fathom.served_engine import open_engine
 from fathom_server.backends.fathom.transport import TritonTransport
-from fathom_server.errors import EngineFailureError, RequestError
+from fathom_server.errors import EngineFailureError, RequestError, ShuttingDownError
 from fathom_server.text.token_bytes import token_bytes
 from fathom_server.text.tokenizer import TextTokenizer
 
@@ -66,6 +67,7 @@ class TritonPythonModel:
         self._watch = CancellationWatch(self._engine, on_tick=self._metrics.refresh)
         # a grammar may take long to compile, and nobody else's request waits for that
         self._compilers = ThreadPoolExecutor(1, thread_name_prefix="fathom-grammars")
+        self._drain = DrainWatch(on_end=self._engine.stop)
         self._engine.start()
         self._compilers.submit(self._engine.prepare_grammars)
 
@@ -74,6 +76,8 @@ class TritonPythonModel:
         for request in requests:
             transport = TritonTransport(request)
             try:
+                if self._drain.is_refusing:
+                    raise ShuttingDownError("the server is stopping; send the request to another")
                 parameters = json.loads(request.parameters() or "{}")
                 refuse_unknown_parameters(parameters, known=(protocol.CLIENT_PARAMETER, protocol.PRECISION_PARAMETER))
                 tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
@@ -91,13 +95,14 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """End whatever is still running and send the last responses."""
         self._compilers.shutdown()
+        self._drain.close()
         self._engine.stop()
         self._watch.close()
         self._refusals.close()
         self._outbox.close()
         self._metrics.close()
         # what Triton lent (senders, metrics) must be gone before its process is: a late destructor would crash the stub
-        del self._engine, self._watch, self._refusals, self._outbox, self._metrics, self._compilers
+        del self._drain, self._engine, self._watch, self._refusals, self._outbox, self._metrics, self._compilers
         gc.collect()
 
     def _submit(self, call: GenerateRequest, transport: TritonTransport, origin: RequestOrigin) -> None:
