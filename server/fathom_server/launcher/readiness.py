@@ -12,12 +12,14 @@ from typing import Any, Final
 from fathom_server.errors import NotReadyError
 from fathom_server.launcher.ports import Ports
 from fathom_server.launcher.process import Exited, SignalReceived, TritonProcess
+from fathom_server.launcher.stub_watch import stubs_of, unburied_stubs
 from fathom_server.launcher.triton_log import ModelFailed, ModelLoaded, ModelLoading, say
 
 POLL_S: Final = 0.2
-FAILED_S: Final = 10.0
-"""How long after the first model that cannot be loaded the others are waited for: Triton ends by itself then, but not
-where the process of a Python model died before it could say anything."""
+SEARCH_S: Final = 1.0
+DEAD_S: Final = 5.0
+"""How long Triton may leave a model's process unburied that ended while it loaded, before it is known to hang: it waits
+for ever for one that is killed, or that ends before it can say why."""
 TIMEOUT_S: Final = 2.0
 _TOKENIZER_FILES: Final = "*/fathom_text.py"
 """What fathom-export puts into a tokenizer model's versions; its requests take milliseconds."""
@@ -55,8 +57,15 @@ def wait_until_ready(
     begun: dict[str, float] = {}
     loaded: set[str] = set()
     failures: dict[str, str] = {}
+    dead: dict[int, float] = {}
+    next_search = 0.0
     while True:
         now = time.monotonic()
+        if now >= next_search:
+            next_search = now + SEARCH_S
+            dead = {pid: dead.get(pid, now) for pid in unburied_stubs(process.triton_pid)}
+            if any(now - since >= DEAD_S for since in dead.values()):
+                raise NotReadyError(_who_died(process, [name for name in begun if name not in loaded]))
         event = process.next_event(min(POLL_S, deadline - now))
         match event:
             case SignalReceived():
@@ -64,8 +73,6 @@ def wait_until_ready(
             case Exited(status):
                 raise NotReadyError(_why_it_ended(status, failures, process))
             case ModelFailed(name, reason):
-                if not failures:
-                    deadline = min(deadline, now + FAILED_S)
                 failures.setdefault(name, reason)
             case ModelLoading(name):
                 begun.setdefault(name, now)
@@ -74,8 +81,6 @@ def wait_until_ready(
                 say(f"{name} is loaded ({now - begun.get(name, now):.1f} s; {len(loaded)} of {len(models)})")
             case _:
                 pass
-        if time.monotonic() >= deadline and failures:
-            raise NotReadyError(_why_it_failed(failures))
         if time.monotonic() >= deadline:
             waiting = ", ".join(name for name in models if name not in loaded) or "none, but Triton is not ready"
             raise NotReadyError(
@@ -118,12 +123,17 @@ def served_models(
     return ServedModels(names, frozenset(decoupled), frozenset(opaque))
 
 
+def _who_died(process: TritonProcess, loading: list[str]) -> str:
+    alive = stubs_of(process.triton_pid).values()
+    names = ", ".join(repr(name) for name in loading if name not in alive)
+    return (
+        f"the process of model {names} ended while it loaded: it was killed, as when memory runs out, or a file is "
+        "missing, as after a copy that was broken off; its last lines in the log may say which"
+    )
+
+
 def _why_it_ended(status: int, failures: dict[str, str], process: TritonProcess) -> str:
     if failures:
-        return _why_it_failed(failures)
+        return "; ".join(f"model {name!r} cannot be loaded: {reason}" for name, reason in failures.items())
     last = "; ".join(process.errors) or "its log gives no reason"
     return f"Triton ended with status {status} before it was ready: {last}"
-
-
-def _why_it_failed(failures: Mapping[str, str]) -> str:
-    return "; ".join(f"model {name!r} cannot be loaded: {reason}" for name, reason in failures.items())

@@ -17,6 +17,8 @@ from fathom_server.launcher.tritonserver import STUB
 POLL_S: Final = 0.25
 _SEARCH_EVERY: Final = 8
 """Polls from one search among all processes to the next; those known are looked at in each."""
+COMMAND_CHARACTERS: Final = 15
+"""So much of a program's name the kernel keeps."""
 _PROC: Final = Path("/proc")
 
 
@@ -68,6 +70,20 @@ def is_child(pid: int, parent_pid: int) -> bool:
     except (OSError, ValueError):
         return False
     return int(parent) == parent_pid and state not in "ZX"
+
+
+def unburied_stubs(triton_pid: int) -> set[int]:
+    """Process ids of a Triton's stubs that have ended, and whose ends it has not looked at."""
+    found = set()
+    for entry in _PROC.iterdir():
+        try:
+            head, _, tail = (entry / "stat").read_text().rpartition(")")
+        except OSError:  # no process, or it has just gone
+            continue
+        state, parent = tail.split()[:2]
+        if state == "Z" and int(parent) == triton_pid and head.partition("(")[2] == STUB[:COMMAND_CHARACTERS]:
+            found.add(int(entry.name))
+    return found
 
 
 def stubs_of(triton_pid: int) -> dict[int, str]:
