@@ -13,6 +13,7 @@ from fathom_server.errors import NotReadyError, SettingsError
 from fathom_server.launcher.drain import drain
 from fathom_server.launcher.gateway_process import GatewayProcess
 from fathom_server.launcher.last_words import leave_last_words
+from fathom_server.launcher.memory_kills import MemoryKills
 from fathom_server.launcher.ports import Ports, choose_ports, taken_port, write_ports_file
 from fathom_server.launcher.process import Exited, GatewayEnded, SignalReceived, StubEnded, TritonProcess
 from fathom_server.launcher.protection import Protection
@@ -41,6 +42,7 @@ def serve(settings: LaunchSettings) -> int:
     started again beside it.
     """
     protection = Protection.of(settings)
+    kills = MemoryKills()
     models = check_repository(settings.repository)
     tritonserver = find_tritonserver(settings.tritonserver)
     warning = check_shared_memory(free_shared_memory(), len(models))
@@ -50,11 +52,11 @@ def serve(settings: LaunchSettings) -> int:
         ports = choose_ports(settings)
         with GatewayProcess(settings, ports) if settings.gateway else nullcontext() as gateway:
             try:
-                return _serve(settings, models, tritonserver, ports, protection, gateway)
+                return _serve(settings, models, tritonserver, ports, protection, gateway, kills)
             except NotReadyError as error:
                 taken = taken_port(settings.host, ports) if settings.auto_ports else None
                 if taken is None or choice == MAX_PORT_CHOICES:
-                    return _failed(settings, str(error))
+                    return _failed(settings, kills.explained(str(error)))
         say(f"port {taken} was taken by another program before Triton opened it; choosing others")
     raise AssertionError("the last choice returns")
 
@@ -66,6 +68,7 @@ def _serve(
     ports: Ports,
     protection: Protection,
     gateway: GatewayProcess | None,
+    kills: MemoryKills,
 ) -> int:
     """Serve on these ports; raises NotReadyError where the server does not become ready."""
     restarts = _Restarts()
@@ -94,16 +97,16 @@ def _serve(
                 return _stop(process, settings, ports, served, gateway) or int(isinstance(end, GatewayEnded))
         if isinstance(end, Exited):
             last = "; ".join(process.errors)
-            _failed(settings, f"Triton ended by itself with status {end.status}{': ' + last if last else ''}")
+            reason = f"Triton ended by itself with status {end.status}{': ' + last if last else ''}"
+            _failed(settings, kills.explained(reason))
             return end.status
         if not restarts.may_begin():
-            return _failed(
-                settings, f"the process of model {end.model!r} ended once more; giving up after {MAX_RESTARTS} restarts"
-            )
-        say(
-            f"the process of model {end.model!r} ended (killed, or out of memory?); its requests cannot be answered, "
-            "so Triton is started again"
+            reason = f"the process of model {end.model!r} ended once more; giving up after {MAX_RESTARTS} restarts"
+            return _failed(settings, kills.explained(reason))
+        reason = (
+            f"the process of model {end.model!r} ended, so its requests cannot be answered and Triton is started again"
         )
+        say(kills.explained(reason))
 
 
 def _failed(settings: LaunchSettings, reason: str) -> int:
