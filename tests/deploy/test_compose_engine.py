@@ -4,6 +4,7 @@ Runs where a Docker engine is (``pytest -m docker``). The tests of this file are
 """
 
 import json
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -186,6 +187,27 @@ def test_an_export_over_served_models_that_is_killed_changes_nothing(project: Pr
 def export_again() -> list[str]:
     """A command that builds what is up to date, too."""
     return ["fathom-export", "/bundle/bundle.toml", "--repository=/models/repository", "--force"]
+
+
+def test_too_little_memory_is_told_in_one_line(project: Project) -> None:
+    """A server whose processes the kernel kills says so, with the remedy, and ends."""
+    command = [
+        "docker",
+        "run",
+        "--rm",
+        "--memory=250m",
+        "--memory-swap=250m",
+        "--shm-size=256m",
+        "--init",
+        "--read-only",
+    ]
+    command += ["--shm-size=256m", "--tmpfs=/tmp:exec,mode=1777", f"--volume={project.name}_models:/models:ro"]
+    command += [f"{project.name}/fathom-server:0.1.0", "fathom-serve", "/models/repository", "--log-level=error"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("fathom-serve: error: ")
+    assert "for want of memory: raise the container's memory limit" in last, done.stderr
 
 
 def test_down_leaves_nothing_behind(project: Project) -> None:

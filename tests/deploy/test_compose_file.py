@@ -150,11 +150,16 @@ def test_commands_are_those_of_the_programs() -> None:
 
 
 def test_keys_are_asked_for_where_a_file_names_them() -> None:
-    """The gateway's command takes the secret when the variable is set, and none otherwise."""
-    command = COMPOSE.services["gateway"]["command"]
-    assert "${FATHOM_GATEWAY_KEYS:+--keys=/run/secrets/gateway_keys}" in command
-    assert gateway_parser().parse_args(["--keys", "/run/secrets/gateway_keys"]).keys is not None
-    assert not any("--keys" in word for word in words("gateway"))
+    """A command takes the secret when the variable is set, and none otherwise."""
+    keys = "${FATHOM_GATEWAY_KEYS:+--keys=/run/secrets/gateway_keys}"
+    admin = "${FATHOM_ADMIN_KEY_FILE:+--admin-key-file=/run/secrets/admin_key}"
+    for service, argument in (("gateway", keys), ("gpu-gateway", keys), ("server", admin), ("gpu-server", admin)):
+        assert argument in COMPOSE.services[service]["command"]
+        flag, _, file = argument.rpartition("+")[2].removesuffix("}").partition("=")
+        assert file.removeprefix("/run/secrets/") in COMPOSE.services[service]["secrets"]
+        assert not any(flag in word for word in words(service))
+    assert gateway_parser().parse_args(["--keys", "x"]).keys == Path("x")
+    assert serve_parser().parse_args(["--admin-key-file", "x"]).admin_key_file == Path("x")
 
 
 def test_no_secret_stands_in_the_environment() -> None:
