@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from deploy.compose.__main__ import ROOT
 
 LEAST_COMPOSE = (2, 26)
@@ -58,7 +60,7 @@ class Project:
     ports are the project's.
     """
 
-    def __init__(self, folder: Path, **variables: str) -> None:
+    def __init__(self, folder: Path) -> None:
         self.name = f"fathomtest{secrets.token_hex(4)}"
         self.folder = folder
         folder.mkdir()
@@ -73,8 +75,16 @@ class Project:
             "COMPOSE_PROJECT_NAME": self.name,
             "FATHOM_IMAGE_PREFIX": f"{self.name}/",
             **{f"FATHOM_{name}_PORT": str(port) for name, port in self.ports.items()},
-            **variables,
         }
+
+    def build(self) -> None:
+        """Build the images of the default profile and of loadtest; skips the test where there is no base image."""
+        base = dict(re.findall(r"^ARG (\w+)=(.*)$", (self.folder / "server/Dockerfile").read_text(), re.MULTILINE))
+        image = self.environment.get("FATHOM_PYTHON_IMAGE", base["PYTHON_IMAGE"])
+        commands = (["image", "inspect", image], ["pull", image])
+        if all(subprocess.run(["docker", *each], capture_output=True, check=False).returncode for each in commands):
+            pytest.skip(f"the base image {image} is not here and cannot be pulled")
+        self("--profile=loadtest", "build")
 
     def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a compose command to its end, whatever that is; what it says is in ``stdout``."""

@@ -45,7 +45,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     (project.folder / "scenario.toml").write_text(SCENARIO, encoding="utf-8")
     project.environment["FATHOM_SCENARIO"] = "./scenario.toml"
     try:
-        project("--profile=loadtest", "build")
+        project.build()
         yield project
     finally:
         project.remove()

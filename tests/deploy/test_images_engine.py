@@ -37,7 +37,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """The images of a clean checkout, removed at the end."""
     project = Project(tmp_path_factory.mktemp("images") / "checkout")
     try:
-        project("--profile=loadtest", "build")
+        project.build()
         yield project
     finally:
         project.remove()
