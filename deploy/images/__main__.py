@@ -8,9 +8,14 @@ import sys
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Final
 
-CPU_IMAGES: Final = ("fathom-server:0.1.0", "fathom-export:0.1.0", "fathom-loadtest:0.1.0")
+from deploy.compose.compose_file import ComposeFile
+from deploy.compose.errors import ComposeError
+
+COMPOSE: Final = Path(__file__).parents[2] / "docker-compose.yml"
+OURS: Final = "fathom-"
 MB: Final = 1_000_000
 _PIECE: Final = 1 << 20
 _LEVEL: Final = 6
@@ -33,6 +38,13 @@ class ImageSize:
     def compressed(self) -> int:
         """All layers together."""
         return sum(self.layers)
+
+
+def cpu_images(compose: Path = COMPOSE) -> tuple[str, ...]:
+    """The images of our own that a compose file starts without a GPU; raises ComposeError."""
+    services = ComposeFile.read(compose).with_defaults()["services"].values()
+    images = {str(service["image"]) for service in services if "gpu" not in service.get("profiles", [])}
+    return tuple(sorted(image for image in images if image.startswith(OURS)))
 
 
 def image_size(name: str) -> ImageSize:
@@ -87,12 +99,12 @@ class _Counter:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print sizes of images, unpacked and compressed as a registry keeps them. Exit status 2 where one is missing."""
     parser = argparse.ArgumentParser(prog="python -m deploy.images", description=main.__doc__)
-    parser.add_argument("images", nargs="*", default=CPU_IMAGES, metavar="IMAGE", help="default: the CPU images")
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="default: the CPU images of docker-compose.yml")
     parser.add_argument("--json", action="store_true", help="bytes, as JSON")
     options = parser.parse_args(argv)
     try:
-        sizes = [image_size(name) for name in options.images]
-    except ImageError as error:
+        sizes = [image_size(name) for name in options.images or cpu_images()]
+    except (ComposeError, ImageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if options.json:
