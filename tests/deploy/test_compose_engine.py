@@ -26,7 +26,7 @@ QUESTION = [{"role": "user", "content": "Sort alphabetically: ship, lamp, apple"
 SCENARIO = """
 [load]
 shape = "closed"
-users = [2]
+users = [3]
 requests = 12
 
 [[tasks]]
