@@ -120,10 +120,16 @@ def _crew(plan: WorkerPlan | None, workload: Workload, live: LiveTable, messages
         return
     from fathom_loadtest.workers.master import WorkerCrew
 
-    with WorkerCrew(live.update, plan.host, plan.port) as crew:
+    with WorkerCrew(live.update, plan.host, plan.port, plan.secret) as crew:
         if plan.is_local:
             crew.start_workers(plan.number)
         else:
+            if plan.is_open:
+                messages.print(
+                    f"warning: whoever reaches {plan.host}:{crew.port} can take part and read the prompts; give run "
+                    "and workers the same --secret-file",
+                    soft_wrap=True,
+                )
             messages.print(f"waiting for {plan.number} workers at {plan.host}:{crew.port}", soft_wrap=True)
         crew.gather(plan.number, workload)
         yield crew

@@ -9,7 +9,8 @@ from fathom_loadtest.commands.worker import read_address
 from fathom_loadtest.errors import ScenarioError
 from fathom_loadtest.scenario import SLO_NAMES, TASKS, Scenario, Slo, parse_setting, read_scenario
 from fathom_loadtest.scenario.loads import DEFAULT_DURATION_S
-from fathom_loadtest.workers.plan import ANY_HOST, DEFAULT_PORT, WorkerPlan
+from fathom_loadtest.workers.plan import ANY_HOST, DEFAULT_PORT, LOOPBACK, WorkerPlan
+from fathom_loadtest.workers.secret import VARIABLE, WorkerSecret
 
 if TYPE_CHECKING:
     from fathom_loadtest.gate.file import Objectives
@@ -101,7 +102,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     load.add_argument("--workers", type=int, metavar="N", help="share the load among N processes of this host")
     load.add_argument("--expect-workers", type=int, metavar="N", help="... or among N `fathom-load worker` elsewhere")
     load.add_argument(
-        "--master-bind", metavar="HOST:PORT", help=f"where these are awaited (default {ANY_HOST}:{DEFAULT_PORT})"
+        "--master-bind",
+        metavar="HOST:PORT",
+        help=f"where these are awaited (default: port {DEFAULT_PORT} of all addresses, of {LOOPBACK} without a secret)",
+    )
+    load.add_argument(
+        "--secret-file", type=Path, help=f"file with the secret that they and the run share (default: ${VARIABLE})"
     )
     content = parser.add_argument_group("content, of a scenario with one task")
     content.add_argument("--model", help="name of the model")
@@ -167,6 +173,8 @@ def _worker_plan(options: argparse.Namespace) -> WorkerPlan | None:
     """Tell which workers share the load; None without any."""
     if options.workers is not None and options.expect_workers is not None:
         raise ScenarioError("--workers and --expect-workers are two kinds of workers; give one of them")
+    if options.secret_file is not None and options.expect_workers is None:
+        raise ScenarioError("--secret-file needs --expect-workers")
     number = options.workers if options.expect_workers is None else options.expect_workers
     if number is None:
         if options.master_bind is not None:
@@ -177,9 +185,11 @@ def _worker_plan(options: argparse.Namespace) -> WorkerPlan | None:
     if options.web_ui is not None:
         raise ScenarioError("--web-ui runs its users in this process; leave the workers out")
     if options.workers is not None:
-        return WorkerPlan(number, is_local=True, host="127.0.0.1", port=0)
-    host, port = read_address(options.master_bind) if options.master_bind else (ANY_HOST, DEFAULT_PORT)
-    return WorkerPlan(number, is_local=False, host=host, port=port)
+        return WorkerPlan(number, is_local=True, host=LOOPBACK, port=0, secret=WorkerSecret.random())
+    secret = WorkerSecret.given(options.secret_file)
+    default = (LOOPBACK if secret is None else ANY_HOST, DEFAULT_PORT)
+    host, port = read_address(options.master_bind) if options.master_bind else default
+    return WorkerPlan(number, is_local=False, host=host, port=port, secret=secret)
 
 
 def scenario_of(options: argparse.Namespace) -> Scenario:
