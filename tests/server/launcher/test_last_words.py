@@ -44,7 +44,7 @@ def test_busy_port(tmp_path: Path, repository: MakeRepository) -> None:
 
 
 def test_half_written_model(tmp_path: Path, repository: MakeRepository) -> None:
-    """A copy that was broken off midway is named by its model; the model beside it is left as it was."""
+    """A copy that was broken off midway is named, though Triton waits for it for ever; the others stay as they were."""
     folder = repository("ticker")
     shutil.copytree(folder / "ticker", folder / "half")
     shutil.rmtree(folder / "half" / "1")
@@ -52,9 +52,21 @@ def test_half_written_model(tmp_path: Path, repository: MakeRepository) -> None:
     before = {file: file.read_bytes() for file in (folder / "ticker").rglob("*") if file.is_file()}
     status, line = failed(tmp_path, folder, "--ports", "auto", "--log-level", "error")
     assert status == 1
-    assert "model 'half' cannot be loaded" in line
-    assert "model.py" in line
-    assert before == {file: file.read_bytes() for file in (folder / "ticker").rglob("*") if file.is_file()}
+    assert "the process of model 'half' ended while it loaded" in line
+    assert "a copy that was broken off" in line
+    assert before == {file: file.read_bytes() for file in before}
+
+
+def test_model_killed_while_it_loads(tmp_path: Path, repository: MakeRepository) -> None:
+    """A model whose process the kernel kills for want of memory is named, though Triton waits for it for ever."""
+    folder = repository("ticker")
+    shutil.copytree(folder / "ticker", folder / "large")
+    model = folder / "large" / "1" / "model.py"
+    kill = "import os, signal\n        os.kill(os.getpid(), signal.SIGKILL)\n        self.running = 0"
+    model.write_text(model.read_text().replace("self.running = 0", kill))
+    status, line = failed(tmp_path, folder, "--ports", "auto", "--log-level", "error")
+    assert status == 1
+    assert "the process of model 'large' ended while it loaded: it was killed, as when memory runs out" in line
 
 
 def test_too_little_shared_memory(tmp_path: Path, repository: MakeRepository) -> None:
