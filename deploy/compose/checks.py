@@ -19,7 +19,7 @@ ITL_MS: Final = 50.0
 
 DISTRIBUTIONS: Final = ("client", "server", "export", "loadtest")
 IMAGES: Final = ("server", "export", "loadtest")
-SHARED_ARGUMENTS: Final = ("PYTHON_IMAGE", "TRITON_IMAGE", "VERSION")
+SHARED_ARGUMENTS: Final = ("PYTHON_IMAGE", "TRITON_IMAGE", "VLLM_IMAGE", "VERSION")
 
 
 def findings(root: Path) -> list[str]:

@@ -21,6 +21,7 @@ from tests.deploy.chart.rendering import CHART, render
 
 from fathom_client.cli import build_parser as client_parser
 from fathom_export.cli import _parser as export_parser
+from fathom_export.spec import VllmSpec
 from fathom_export.spec.bundle import read_bundle
 from fathom_export.tensorrt.command import parser as plan_parser
 from fathom_loadtest.cli import build_parser as load_parser
@@ -126,18 +127,18 @@ def words(service: str) -> list[str]:
 
 def test_commands_are_those_of_the_programs() -> None:
     """Every command line is parsed by its program's own parser, with the ports that are published."""
-    for name in ("server", "gpu-server"):
+    for name in ("server", "gpu-server", "vllm-server"):
         program, *arguments = words(name)
         assert program == "fathom-serve"
         served = serve_parser().parse_args(arguments)
         assert (served.http_port, served.grpc_port, served.metrics_port) == (None, None, None)
         assert served.host == "0.0.0.0"  # noqa: S104 (inside its container)
         assert str(served.repository) == "/models/repository"
-    for name in ("gateway", "gpu-gateway"):
+    for name in ("gateway", "gpu-gateway", "vllm-gateway"):
         program, *arguments = words(name)
         assert program == "fathom-gateway"
         assert gateway_parser().parse_args(arguments).target == "server:8001"
-    for name in ("models", "gpu-models", "export"):
+    for name in ("models", "gpu-models", "vllm-models", "export"):
         program, *arguments = words(name)
         assert program == "fathom-export"
         assert str(export_parser().parse_args(arguments).repository) == "/models/repository"
@@ -172,11 +173,15 @@ def test_no_secret_stands_in_the_environment() -> None:
 
 
 def test_bundles_are_bundles() -> None:
-    """fathom-export reads the default bundle and the GPU's, whose plan is of a model in it that can have one."""
+    """fathom-export reads every profile's; a plan's model can have one, vLLM's takes the GPUs that it gets."""
     read_bundle(ROOT / "bundle.toml")
     models = {spec.name: spec for spec in read_bundle(ROOT / "deploy" / "compose" / "gpu-bundle.toml").models}
     planned = models[words("gpu-plan")[2]]
     assert getattr(planned, "dialect", None) == "portable"
+    (spec,) = read_bundle(ROOT / "deploy" / "compose" / "vllm-bundle.toml").models
+    assert isinstance(spec, VllmSpec)
+    defaults = {variable.name: variable.default for variable in COMPOSE.variables()}
+    assert spec.vllm.tensor_parallel_size == int(defaults["FATHOM_GPUS"] or 0)
 
 
 @pytest.mark.parametrize(
@@ -245,6 +250,7 @@ def test_the_prometheus_files_are_where_they_are_mounted() -> None:
     assert config["rule_files"] == ["rules/*.yml"]
     asked = {name for job in config["scrape_configs"] for each in job["dns_sd_configs"] for name in each["names"]}
     assert asked <= COMPOSE.services.keys()
-    for service, answers_for in (("gpu-server", "server"), ("gpu-gateway", "gateway")):
+    for service in ("gpu-server", "gpu-gateway", "vllm-server", "vllm-gateway"):
+        answers_for = service.partition("-")[2]
         assert COMPOSE.services[service]["networks"]["default"]["aliases"] == [answers_for]
     assert tomllib.loads((ROOT / "bundle.toml").read_text(encoding="utf-8"))["models"]

@@ -74,10 +74,10 @@ def test_no_image_for_gpus_has_torch_or_two_runtimes() -> None:
 
 
 def test_every_base_is_an_argument() -> None:
-    """Images come from PYTHON_IMAGE or TRITON_IMAGE, so that a mirror or a digest can stand in."""
+    """Images come from PYTHON_IMAGE, TRITON_IMAGE or VLLM_IMAGE, so that a mirror or a digest can stand in."""
     for image in IMAGES:
         for base in STAGE.findall((ROOT / image / "Dockerfile").read_text(encoding="utf-8")):
-            assert base[0] in ("${PYTHON_IMAGE}", "${TRITON_IMAGE}"), image
+            assert base[0] in ("${PYTHON_IMAGE}", "${TRITON_IMAGE}", "${VLLM_IMAGE}"), image
 
 
 @pytest.mark.parametrize(
