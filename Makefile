@@ -20,7 +20,7 @@ $(STAMP): constraints.txt pyproject.toml $(PROJECTS)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable client \
-		--editable 'server[cpu,embedded,gateway]' \
+		--editable 'server[cpu,embedded,gateway,otel]' \
 		--editable 'export[torch]' --editable loadtest --editable synth --group dev
 	@touch $@
 

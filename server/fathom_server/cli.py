@@ -84,6 +84,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--log-level", choices=["info", "warning", "error"], default="info",
         help="lowest level of Triton's lines shown on stderr (default: %(default)s)",
     )  # fmt: skip
+    log.add_argument(
+        "--log-format", choices=["text", "json"], default="text",
+        help="json: lines of stderr are objects, and each LLM request leaves one with its id (default: %(default)s)",
+    )  # fmt: skip
+    log.add_argument(
+        "--otlp-endpoint", default="", metavar="URL",
+        help="send traces of gateway, Triton and engine to this collector (OTLP over HTTP); see docs/observability.md",
+    )  # fmt: skip
     log.add_argument("--log-file", type=Path, metavar="FILE", help="append every line of Triton's log to this file")
     log.add_argument(
         "--termination-log", type=Path, metavar="FILE",

@@ -58,3 +58,34 @@ def test_rules_without_a_monitor_are_refused() -> None:
     refusal = re.escape("prometheusRule.enabled is true, but serviceMonitor.enabled is false")
     with pytest.raises(helm_python.HelmError, match=refusal):
         render({"prometheusRule": {"enabled": True}})
+
+
+def test_renders_a_collector_for_servers_and_gateways_when_it_is_given() -> None:
+    """Both are told of it, and may reach its port; without one neither is."""
+    given: dict[str, Any] = {
+        "networkPolicy": {"enabled": True},
+        "tracing": {"otlpEndpoint": "http://collector.ops:4318"},
+    }
+    rendered = render(given)
+    flag = "--otlp-endpoint=http://collector.ops:4318"
+    for name, pod in rendered.pods():
+        wants = pod["metadata"]["labels"]["app.kubernetes.io/component"] in ("server", "gateway")
+        assert any(flag in each["command"] for each in pod["spec"]["containers"]) == wants, name
+    for part in ("-server", "-gateway"):
+        egress = rendered.one("NetworkPolicy", part)["spec"]["egress"]
+        assert {"ports": [{"protocol": "TCP", "port": 4318}]} in egress
+    assert "otlp" not in json.dumps(render().objects)
+
+
+@pytest.mark.parametrize(("endpoint", "port"), [("http://collector", 80), ("https://collector.example", 443)])
+def test_a_collector_without_a_port_is_reached_on_its_schemes(endpoint: str, port: int) -> None:
+    """80 for http, 443 for https."""
+    rendered = render({"networkPolicy": {"enabled": True}, "tracing": {"otlpEndpoint": endpoint}})
+    assert {"ports": [{"protocol": "TCP", "port": port}]} in rendered.one("NetworkPolicy", "-gateway")["spec"]["egress"]
+
+
+@pytest.mark.parametrize("endpoint", ["collector:4318", "http://collector/v1/traces", "http://a b", "http://c;reboot"])
+def test_a_collectors_address_with_more_than_host_and_port_is_refused(endpoint: str) -> None:
+    """The schema takes what fathom-serve takes."""
+    with pytest.raises(helm_python.HelmError, match="otlpEndpoint"):
+        render({"tracing": {"otlpEndpoint": endpoint}})

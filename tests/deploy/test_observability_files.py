@@ -151,6 +151,28 @@ def test_grafana_is_given_the_folder_and_the_data_source_that_there_are() -> Non
         assert variable["query"] == source["type"] == "prometheus"
 
 
+def test_compose_mounts_what_there_is_where_it_is_looked_for() -> None:
+    """The profile observability gives Prometheus and Grafana these files, at the places that they name."""
+    services = yaml.safe_load(Path("docker-compose.yml").read_text(encoding="utf-8"))["services"]
+    mounts = {
+        target: Path(source)
+        for name in ("prometheus", "grafana")
+        for source, target, *_ in (each.split(":") for each in services[name]["volumes"])
+        if source.startswith(".")
+    }
+    (provider,) = read_yaml("grafana", "provisioning", "dashboards", "fathom.yml")["providers"]
+    assert mounts[provider["options"]["path"]].resolve() == DASHBOARDS[0].parent
+    assert mounts["/etc/grafana/provisioning"].resolve() == FOLDER / "grafana" / "provisioning"
+    assert mounts["/etc/prometheus/prometheus.yml"].resolve() == FOLDER / "prometheus.yml"
+    assert mounts["/etc/prometheus/rules"].resolve() == FOLDER / "rules"
+    (source,) = read_yaml("grafana", "provisioning", "datasources", "prometheus.yml")["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    asked = {
+        name for job in read_yaml("prometheus.yml")["scrape_configs"] for name in job["dns_sd_configs"][0]["names"]
+    }
+    assert asked <= services.keys()
+
+
 def test_the_objective_is_a_bucket_of_the_histogram() -> None:
     """A bound between two buckets would match no series; a whole one is written otherwise by Prometheus 3."""
     assert objectives.FIRST_TOKEN_WITHIN_S in metric_names.BUCKET_BOUNDS_S

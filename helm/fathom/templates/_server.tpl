@@ -110,6 +110,10 @@
 - --drain-s={{ include "fathom.drainSeconds" . }}
 - --cache-mb={{ .Values.server.cacheMb }}
 - --log-level={{ .Values.server.logLevel }}
+- --log-format={{ .Values.server.logFormat }}
+{{- with .Values.tracing.otlpEndpoint }}
+- --otlp-endpoint={{ . }}
+{{- end }}
 {{- end }}
 
 {{/* The container of the server: (list $ command). */}}

@@ -20,6 +20,7 @@ from fathom_server.gateway.edge.access_log import configure_logging
 from fathom_server.gateway.edge.http_protocol import MAX_HEAD_BYTES, allow_connections, protocol_of
 from fathom_server.gateway.edge.metrics import GatewayMetrics
 from fathom_server.gateway.settings import GatewaySettings
+from fathom_server.tracing import GATEWAY_SERVICE, tracer_provider
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 BACKLOG: Final = 2048
@@ -66,10 +67,13 @@ async def _serve(settings: GatewaySettings, listening: socket.socket) -> int:
     except InvalidArgumentError as error:
         raise SettingsError(f"target: {error}") from error
     counted = GatewayMetrics()
+    traces = None
+    if settings.otlp_endpoint:
+        traces = tracer_provider(settings.otlp_endpoint, GATEWAY_SERVICE, settings.trace_share)
     async with client:
         server = _Server(
             uvicorn.Config(
-                create_app(settings, client, counted),
+                create_app(settings, client, counted, traces),
                 http=protocol_of(settings, counted),
                 ws="none",
                 h11_max_incomplete_event_size=MAX_HEAD_BYTES,
@@ -85,6 +89,8 @@ async def _serve(settings: GatewaySettings, listening: socket.socket) -> int:
             )
         )
         await server.serve(sockets=[listening])
+        if traces is not None:
+            await asyncio.to_thread(traces.shutdown)
         return 1 if server.has_cut_off else 0
 
 

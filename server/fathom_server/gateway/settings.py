@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from fathom_server.errors import SettingsError
+from fathom_server.tracing import check_endpoint
 
 DEFAULT_TARGET: Final = "localhost:8001"
 DEFAULT_HOST: Final = "127.0.0.1"
@@ -27,6 +28,9 @@ class GatewaySettings:
 
     ``keys`` is a file of API keys or a folder of them; without it everybody is let in. ``cors_origins`` are the web
     origins whose pages may call, none without. ``log_prompts`` lets texts into the log.
+
+    ``otlp_endpoint`` is the address of a collector of OpenTelemetry's traces, none if empty; ``trace_share`` (0 to 1)
+    is how many of the traces that begin at the gateway are kept.
 
     Limits: ``max_body_bytes`` of a request's body and ``max_json_depth`` of its JSON; ``max_prompts`` in one
     request; for each key (for everybody together where there are no keys) ``max_concurrent_requests``,
@@ -51,6 +55,8 @@ class GatewaySettings:
     keys: Path | None = None
     cors_origins: tuple[str, ...] = ()
     log_prompts: bool = False
+    otlp_endpoint: str = ""
+    trace_share: float = 1.0
     max_body_bytes: int = 16 * MIB
     max_json_depth: int = 64
     max_prompts: int = 64
@@ -72,6 +78,10 @@ class GatewaySettings:
                 raise SettingsError(f"only one of {certificate} and {key} is given; give both, or neither")
         if self.target_ca is None and (self.target_cert is not None or self.target_server_name):
             raise SettingsError("target_cert and target_server_name need target_ca: who signed Triton's certificate")
+        if self.otlp_endpoint:
+            check_endpoint("otlp_endpoint", self.otlp_endpoint)
+        if not 0 <= self.trace_share <= 1:
+            raise SettingsError(f"trace_share is {self.trace_share:g}; it must be from 0 to 1")
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name.endswith("_s") and not (value > 0 and math.isfinite(value)):

@@ -115,6 +115,8 @@ class GatewayProcess:
         command += ["--drain-s", f"{max(settings.drain_s - KILL_MARGIN_S, settings.drain_s / 2):g}"]
         if settings.openai_config is not None:
             command += ["--config", str(settings.openai_config)]
+        if settings.otlp_endpoint:
+            command += ["--otlp-endpoint", settings.otlp_endpoint]
         return command
 
     def _await_exit(self, process: "subprocess.Popen[bytes]") -> None:

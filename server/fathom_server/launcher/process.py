@@ -26,6 +26,7 @@ from fathom_server.launcher.repository_check import MIB, SHARED_MEMORY, check_re
 from fathom_server.launcher.settings import LaunchSettings
 from fathom_server.launcher.triton_log import LogForwarder, LogLine, LogReader, TritonEvent
 from fathom_server.launcher.tritonserver import Tritonserver
+from fathom_server.tracing import ENDPOINT_VARIABLE, triton_flags
 
 GUARDIAN: Final = Path(__file__).with_name("guardian.py")
 GPU_DEVICES: Final = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
@@ -152,6 +153,8 @@ class TritonProcess:
         environment[GRPC_VARIABLE] = f"{host}:{self._ports.grpc}"
         environment[DRAIN_VARIABLE] = str(self._drain_file)
         environment.pop(ADMIN_KEY_VARIABLE, None)  # models need not know it
+        if self._settings.otlp_endpoint:
+            environment[ENDPOINT_VARIABLE] = self._settings.otlp_endpoint
         self._tritonserver.check_stub(environment)
         command = self._command(has_gpu)
         guardian = [sys.executable, "-I", "-S", str(GUARDIAN), str(self._folder), self._region_prefix]
@@ -210,6 +213,8 @@ class TritonProcess:
                 command.append(f"--cache-directory={self._tritonserver.caches}")
         if wanted.rate_limiter:
             command.append("--rate-limit=execution_count")
+        if settings.otlp_endpoint:
+            command += triton_flags(settings.otlp_endpoint)
         if not has_gpu:
             command += ["--allow-gpu-metrics=false", "--pinned-memory-pool-byte-size=0"]
         return command

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Final
 
 from fathom_server.errors import NotReadyError, SettingsError
+from fathom_server.json_log import FORMAT_VARIABLE, JSON_FORMAT
 from fathom_server.launcher.drain import drain
 from fathom_server.launcher.gateway_process import GatewayProcess
 from fathom_server.launcher.last_words import leave_last_words
@@ -41,6 +42,8 @@ def serve(settings: LaunchSettings) -> int:
     is started again: that breaks off every stream, the hanging ones of that model among them. A gateway that ends is
     started again beside it.
     """
+    if settings.log_format == JSON_FORMAT:
+        os.environ[FORMAT_VARIABLE] = JSON_FORMAT  # for Triton's models as well
     protection = Protection.of(settings)
     kills = MemoryKills()
     models = check_repository(settings.repository)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from fathom_server.gateway.edge.request_record import RequestRecord
+from fathom_server.json_log import FIELDS, JsonFormatter
 
 ACCESS: Final = "fathom.gateway.access"
 WATCHERS: Final = frozenset({"/health/live", "/health/ready", "/metrics"})
@@ -70,9 +71,9 @@ def log_request(record: RequestRecord) -> None:
         fields["traceparent"] = record.trace.traceparent
     if record.prompt is not None:
         fields["prompt"] = record.prompt
-    _access.log(level, "request", extra={_FIELDS: fields})
+    _access.log(level, "request", extra={FIELDS: fields})
 
 
 def log_event(message: str, **fields: Any) -> None:
     """Log what is no request: a connection that was turned away."""
-    _access.info(message, extra={_FIELDS: fields})
+    _access.info(message, extra={FIELDS: fields})
