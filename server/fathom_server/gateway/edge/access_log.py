@@ -1,10 +1,8 @@
 """The log: one JSON object a line, each request one of them; no text of a caller's unless the settings ask for it."""
 
-import json
 import logging
 import sys
 import time
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from fathom_server.gateway.edge.request_record import RequestRecord
@@ -13,26 +11,7 @@ from fathom_server.json_log import FIELDS, JsonFormatter
 ACCESS: Final = "fathom.gateway.access"
 WATCHERS: Final = frozenset({"/health/live", "/health/ready", "/metrics"})
 
-_FIELDS: Final = "fields"
-
 _access: Final = logging.getLogger(ACCESS)
-
-
-class JsonFormatter(logging.Formatter):
-    """A log record as one line of JSON: time, level, logger, message, its further fields, and the traceback if any."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line without its end."""
-        line: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            **getattr(record, _FIELDS, {}),
-        }
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=True, separators=(",", ":"), default=str)
 
 
 def configure_logging(level: int = logging.INFO) -> None:
