@@ -26,7 +26,8 @@ class LaunchSettings:
     seconds, ``ready_timeout_s`` the start. ``log_level`` is the lowest level of Triton's lines shown on stderr;
     ``log_file`` gets every line. With ``log_format`` json stderr is lines of JSON. ``otlp_endpoint`` is the address of
     a collector of traces, none if empty. ``auto_complete_config`` lets backends fill in what a hand-written
-    config.pbtxt leaves out, at the price of a slower start. ``cache_mb`` is the size of the response cache, where a model asks for it.
+    config.pbtxt leaves out, at the price of a slower start. ``cache_mb`` is the size of the response cache, where a
+    model asks for it.
     ``gateway`` starts OpenAI's API beside Triton, on ``openai_port`` and with the settings of ``openai_config``.
     ``tls_cert`` and ``tls_key`` encrypt gRPC, and with ``tls_client_ca`` callers need a certificate, too. Without
     ``admin_key_file`` (or its environment variable) nobody has the protocols for administration. ``termination_log``
