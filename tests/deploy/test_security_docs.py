@@ -16,7 +16,7 @@ NAMED = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
 
 
 @cache
-def tests_of(file: str) -> frozenset[str]:
+def held_by(file: str) -> frozenset[str]:
     """Names of the tests of a file, those within classes, too."""
     tree = ast.parse(Path(file).read_text(encoding="utf-8"))
     return frozenset(node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
@@ -28,7 +28,7 @@ def test_every_test_that_a_page_names_is_there(page: Path) -> None:
     named = NAMED.findall(page.read_text(encoding="utf-8"))
     assert len(named) > 8
     missing = [
-        f"{file}::{test}" for file, test in named if not Path(file).is_file() or (test and test not in tests_of(file))
+        f"{file}::{test}" for file, test in named if not Path(file).is_file() or (test and test not in held_by(file))
     ]
     assert missing == []
 

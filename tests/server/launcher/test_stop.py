@@ -173,6 +173,18 @@ def test_idle_http_connection_does_not_hold_up_the_stop(serve: Serve, repository
     assert not server.triton_processes()
 
 
+def test_requests_of_callers_who_have_left_do_not_hold_up_the_stop(serve: Serve, repository: MakeRepository) -> None:
+    """A model that goes on answering somebody who hung up, and does not say so, is not waited for."""
+    server = serve(repository("ticker"), "--drain-s", "50")
+    with open_stream(server.url) as stream:
+        stream.ask(count=1000, interval_ms=100)
+        stream.tick()
+        stream.client.stop_stream(cancel_requests=True)
+    assert server.stop() == 0
+    assert "nothing was in flight" in server.stderr()
+    assert "at the deadline" not in server.stderr()
+
+
 def test_second_signal_ends_at_once(serve: Serve, repository: MakeRepository) -> None:
     """Asked twice, the server does not wait for what runs, and its status names the signal."""
     server = serve(repository("ticker"), "--drain-s", "50")
