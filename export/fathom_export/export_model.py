@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from fathom_export.errors import ExportError, SourceError
-from fathom_export.spec import BuiltSpec, GenerateSpec, ModelSpec, VllmSpec, model_names, weights_model
+from fathom_export.spec import BuiltSpec, CascadeSpec, GenerateSpec, ModelSpec, VllmSpec, model_names, weights_model
 from fathom_server.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def export_model(
         with staged(repository, spec.name) as staging:
             earlier = None if force else _same_graph(origin, repository, spec)
             opsets, check = _build(spec, source, staging, reporter, earlier)
-            if earlier is None and not isinstance(spec, VllmSpec):
+            if earlier is None and not isinstance(spec, VllmSpec | CascadeSpec):
                 _judge(spec, source.folder, staging, reporter, accept_quality)
             version, served = _add_version(spec, origin, repository, staging, opsets, check, promote=promote)
     return Outcome(spec.name, names, version, served, not is_new, _size(repository, names), time.monotonic() - begin)
@@ -91,7 +91,7 @@ def find_origin(spec: ModelSpec, base: Path, *, fetch: bool = True) -> tuple["So
     from fathom_export.sources import resolve_source
 
     try:
-        source = resolve_source(spec.source, base, fetch=fetch, weights=not isinstance(spec, VllmSpec))
+        source = resolve_source(spec.source, base, fetch=fetch, weights=not isinstance(spec, VllmSpec | CascadeSpec))
         return source, Origin.of(spec, source)
     except OSError as error:
         raise SourceError(f"{spec.source} cannot be fetched or read: {error}") from error
@@ -224,6 +224,15 @@ def _build(
         reporter.begin(spec.name, "writing the models around vLLM")
         try:
             write_vllm_models(spec, source, staging)
+        except TextError as error:
+            raise ExportError(f"{source.folder}: the tokenizer cannot be used: {error}") from error
+        return {}, {}
+    if isinstance(spec, CascadeSpec):
+        from fathom_export.repository.cascade_models import write_cascade_models
+
+        reporter.begin(spec.name, "writing the cascade")
+        try:
+            write_cascade_models(spec, source.folder, staging)
         except TextError as error:
             raise ExportError(f"{source.folder}: the tokenizer cannot be used: {error}") from error
         return {}, {}

@@ -164,8 +164,11 @@ def _read_value(kind: Any, key: Key, value: object, where: str) -> Any:
         return _read_choice(value, where, get_args(kind))
     if get_origin(kind) is tuple:
         if not isinstance(value, list):
-            raise SpecError(f"{where} is {value!r}; it must be a list of whole numbers, such as [4, 8]")
-        return tuple(_read_value(int, key, entry, f"{where}[{place}]") for place, entry in enumerate(value))
+            example = 'texts, such as ["a", "b"]' if get_args(kind)[0] is str else "whole numbers, such as [4, 8]"
+            raise SpecError(f"{where} is {value!r}; it must be a list of {example}")
+        return tuple(
+            _read_value(get_args(kind)[0], key, entry, f"{where}[{place}]") for place, entry in enumerate(value)
+        )
     if get_origin(kind) is Mapping and get_args(kind)[1] is Any:
         return _read_free_table(value, where)
     if get_origin(kind) is not None and issubclass(get_origin(kind), Mapping):

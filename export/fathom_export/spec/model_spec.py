@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 
 from fathom_export.errors import SpecError
 from fathom_export.quantise.table import ENCODER_TARGET, VLLM_TARGET, refusal
+from fathom_export.spec.cascade import CascadeLimits, CascadeOptions, CascadeRouter, CascadeServing
 from fathom_export.spec.key import Key
 from fathom_export.spec.limits import EncoderLimits
 from fathom_export.spec.profile import PROFILES, Profile, profile_fault, with_profile
@@ -22,11 +23,13 @@ from fathom_server.engine.settings import Dialect, EngineLimits
 from fathom_server.errors import SettingsError
 
 Task = Literal["generate", "embed", "rerank", "classify"]
-Engine = Literal["fathom", "vllm"]
+Engine = Literal["fathom", "vllm", "cascade"]
 Precision = Literal["fp32", "fp16", "int8", "int4", "fp8"]
 
 DEFAULT_DIALECT: Final[Dialect] = "cpu"
 DEFAULT_CONTEXT: Final = EngineLimits().max_context
+CALIBRATION_FILE: Final = "calibration.json"
+"""In the folder of a cascade's calibration."""
 NAME_PATTERN: Final = "[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
 
 _NAME: Final = re.compile(NAME_PATTERN)
@@ -191,10 +194,38 @@ class ClassifySpec(_EncoderSpec):
     task: Literal["classify"] = "classify"
 
 
+@dataclass(frozen=True, slots=True)
+class CascadeSpec:
+    """Two LLMs of the bundle behind the tensors of one: the small one answers, the large one where that is doubtful."""
+
+    name: Name
+    cascade: Annotated[CascadeOptions, Key("which models answer, and when")]
+    source: Annotated[
+        str, Key("checkpoint whose tokenizer and chat template callers get; by default the small model's")
+    ] = ""
+    router: Annotated[CascadeRouter, Key("which requests go to the large model straight away")] = field(
+        default_factory=CascadeRouter
+    )
+    limits: Annotated[CascadeLimits, Key("what the cascade takes on at once")] = field(default_factory=CascadeLimits)
+    serving: Annotated[CascadeServing, Key("how Triton runs its models")] = field(default_factory=CascadeServing)
+    task: Literal["generate"] = "generate"
+    engine: Literal["cascade"] = "cascade"
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        if self.router.prompt_classifier and not self.cascade.encoder:
+            raise SpecError("router.prompt_classifier needs cascade.encoder; name a model of task embed")
+
+    @property
+    def precision(self) -> str:
+        """None of its own: nothing is computed here."""
+        return ""
+
+
 EncoderSpec = EmbedSpec | RerankSpec | ClassifySpec
 BuiltSpec = GenerateSpec | EncoderSpec
 """A model whose graph is written here."""
-ModelSpec = BuiltSpec | VllmSpec
+ModelSpec = BuiltSpec | VllmSpec | CascadeSpec
 
 SPECS: Final[Mapping[Task, type[BuiltSpec]]] = {
     "generate": GenerateSpec,
@@ -204,7 +235,11 @@ SPECS: Final[Mapping[Task, type[BuiltSpec]]] = {
 }
 """The type of each task's spec."""
 
-ENGINES: Final[Mapping[Engine, type[GenerateSpec] | type[VllmSpec]]] = {"fathom": GenerateSpec, "vllm": VllmSpec}
+ENGINES: Final[Mapping[Engine, type[GenerateSpec] | type[VllmSpec] | type[CascadeSpec]]] = {
+    "fathom": GenerateSpec,
+    "vllm": VllmSpec,
+    "cascade": CascadeSpec,
+}
 """The type of an LLM's spec by who computes it; without ``engine`` it is Fathom."""
 
 DEFAULT_ENGINE: Final[Engine] = "fathom"
@@ -225,6 +260,8 @@ def model_names(spec: ModelSpec) -> tuple[str, ...]:
     """Names of the Triton models that a spec makes, the one that answers callers first."""
     if isinstance(spec, VllmSpec):
         parts: tuple[str, ...] = ("tokenizer", "ensemble", "vllm")
+    elif isinstance(spec, CascadeSpec):
+        parts = ("tokenizer",)
     else:
         parts = ("tokenizer", "ensemble") if isinstance(spec, GenerateSpec) else ("tokenizer", "encoder")
     return (spec.name, *(f"{spec.name}_{part}" for part in parts))
@@ -232,7 +269,7 @@ def model_names(spec: ModelSpec) -> tuple[str, ...]:
 
 def weights_model(spec: ModelSpec) -> str:
     """Name of the Triton model that holds the weights, or stands for them, and beside them the passport."""
-    return spec.name if isinstance(spec, GenerateSpec | VllmSpec) else f"{spec.name}_encoder"
+    return spec.name if isinstance(spec, GenerateSpec | VllmSpec | CascadeSpec) else f"{spec.name}_encoder"
 
 
 def spec_settings(spec: ModelSpec) -> dict[str, Any]:
@@ -240,10 +277,14 @@ def spec_settings(spec: ModelSpec) -> dict[str, Any]:
 
     How many versions are kept changes none of them.
     """
-    limits = asdict(spec.limits) if isinstance(spec, VllmSpec) else dict(spec.limits)
+    limits = asdict(spec.limits) if isinstance(spec, VllmSpec | CascadeSpec) else dict(spec.limits)
     settings: dict[str, Any] = json.loads(json.dumps({**asdict(spec), "limits": limits}))
     del settings["serving"]["keep_versions"]
     if isinstance(spec, VllmSpec):
+        return settings
+    if isinstance(spec, CascadeSpec):
+        settings["cascade"]["calibration"] = _text_settings(Path(spec.cascade.calibration) / CALIBRATION_FILE)
+        settings["cascade"]["hook"] = _text_settings(Path(spec.cascade.hook)) if spec.cascade.hook else ""
         return settings
     if spec.quantisation.calibration_text:
         settings["quantisation"]["calibration_text"] = _text_settings(Path(spec.quantisation.calibration_text))

@@ -12,7 +12,9 @@ from fathom_export.spec.model_spec import DEFAULT_ENGINE, ENGINES, KINDS, NAME_P
 REPOSITORY_HELP: Final = "model repository to write, relative to this file"
 MODELS_HELP: Final = "the models to build"
 TASK_HELP: Final = "what the model does; the other keys depend on it"
-ENGINE_HELP: Final = "who computes an LLM: Fathom's engine, or vLLM through Triton's backend, on several GPUs"
+ENGINE_HELP: Final = (
+    "who computes an LLM: Fathom's engine; vLLM through Triton's backend, on several GPUs; a cascade of two others"
+)
 
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _TYPES: Final[Mapping[type, str]] = {str: "string", int: "integer", float: "number", bool: "boolean"}
