@@ -6,6 +6,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
+from tests.deploy.chart.rendering import render
 from tests.deploy.test_chart_linter import EXCEPTIONS
 
 from fathom_server.cli import build_parser
@@ -62,3 +64,19 @@ def test_flags_and_headers_are_the_programs_own() -> None:
     assert own <= flags
     assert {"--tls-cert", "--tls-key", "--tls-client-ca", "--admin-key-file"} <= own
     assert all(name in text for name in (ADMIN_HEADER, GRPC_PREFIX + ADMIN_HEADER, ADMIN_KEY_VARIABLE))
+
+
+def test_admin_key_is_a_file_of_a_secret() -> None:
+    """The chart mounts the secret that is named, and no other by default; compose reads the file of its secret."""
+    server = render({"server": {"adminKeySecret": {"name": "admin", "key": "of-triton"}}}).server()["spec"]
+    [mount] = [mount for mount in server["containers"][0]["volumeMounts"] if mount["name"] == "admin-key"]
+    assert f"--admin-key-file={mount['mountPath']}/of-triton" in server["containers"][0]["command"]
+    assert {"name": "admin-key", "secret": {"secretName": "admin"}} in server["volumes"]
+    plain = render().server()["spec"]
+    assert not any("admin" in word for word in plain["containers"][0]["command"])
+    assert "admin-key" not in {volume["name"] for volume in plain["volumes"]}
+    compose = yaml.safe_load(Path("docker-compose.yml").read_text(encoding="utf-8"))
+    command = str(compose["services"]["server"]["command"])
+    assert "--admin-key-file=/run/secrets/admin_key" in command
+    assert "admin_key" in compose["services"]["server"]["secrets"]
+    assert compose["secrets"]["admin_key"].keys() == {"file"}
