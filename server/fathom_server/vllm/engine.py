@@ -89,6 +89,7 @@ class VllmEngine:
         if self._clock.is_alive():
             self._clock.join()
         self._relays.shutdown(cancel_futures=True)
+        self._upstream.close()
 
     def prepare_grammars(self) -> None:
         """Nothing to do: vLLM compiles its own."""
@@ -179,32 +180,36 @@ class VllmEngine:
                     call.answers.append(answer)
             if call is None:
                 answer.cancel()
-            reason = self._hand_on(request, index, answer)
-            if reason is None and not self._is_gone(request):
+            for outputs in answer:  # to the end, whatever comes of the request
+                if not self._is_gone(request):
+                    self._hand_on(request, index, outputs)
+            if not self._has_ended(request, index):
                 raise ValueError("it ended without a reason")
         except UpstreamError as error:
             self._fail(request, _refusal(error, request.id), "error")
         except Exception:
-            logger.exception("request %s: vLLM's answer could not be read", request.id)
-            fault = EngineFailureError(f"vLLM's answer could not be read (id {request.id})")
-            self._fail(request, fault, "error")
+            self._fail_unread(request)
         finally:
             with self._changed:
                 self._sequences -= 1
 
-    def _hand_on(self, request: Request, index: int, answer: UpstreamAnswer) -> str | None:
-        """Give an answer's responses to the sink; returns why it ended."""
-        reason = None
-        for outputs in answer:
-            if self._is_gone(request):
-                continue  # what comes until vLLM has let go of it
+    def _hand_on(self, request: Request, index: int, outputs: Tensors) -> None:
+        """Give a response to the sink; one that cannot be read fails the request."""
+        try:
             delta = read_delta(outputs, request.sampling.logprobs or 0)
-            reason = delta.finish_reason
-            if reason is not None and reason not in _REASONS:
-                raise UpstreamError(f"the answer ended by {reason!r}", is_unavailable=reason == "abort")
-            if delta.choices or delta.text or reason is not None:
-                self._give(request, index, delta)
-        return reason
+        except (KeyError, ValueError, TypeError, IndexError, AttributeError):
+            self._fail_unread(request)
+            return
+        if delta.finish_reason is not None and delta.finish_reason not in _REASONS:
+            error = UpstreamError(f"the answer ended by {delta.finish_reason!r}", is_unavailable=True)
+            self._fail(request, _refusal(error, request.id), "error")
+        elif delta.choices or delta.text or delta.finish_reason is not None:
+            self._give(request, index, delta)
+
+    def _fail_unread(self, request: Request) -> None:
+        """End a request whose answer has a form that nobody knows; for an exception's handler."""
+        logger.exception("request %s: vLLM's answer could not be read", request.id)
+        self._fail(request, EngineFailureError(f"vLLM's answer could not be read (id {request.id})"), "error")
 
     def _give(self, request: Request, index: int, delta: Delta) -> None:
         now = time.monotonic()
@@ -259,6 +264,11 @@ class VllmEngine:
     def _is_gone(self, request: Request) -> bool:
         with self._changed:
             return request not in self._calls
+
+    def _has_ended(self, request: Request, index: int) -> bool:
+        with self._changed:
+            call = self._calls.get(request)
+            return call is None or index in call.ended
 
     # ---- the clock's thread ----
 

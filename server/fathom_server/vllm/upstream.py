@@ -17,7 +17,7 @@ class UpstreamError(Exception):
 
 
 class UpstreamAnswer(Protocol):
-    """The responses to one request, in order; iterating waits for the next and raises UpstreamError."""
+    """The responses to one request, in order; to be iterated to the end, which raises UpstreamError for a failure."""
 
     def __iter__(self) -> Iterator[Tensors]:
         """Output tensors of each response by name."""
@@ -33,4 +33,8 @@ class Upstream(Protocol):
 
     def ask(self, request_id: str, inputs: Tensors) -> UpstreamAnswer:
         """Send a request; returns when the first response is there. Raises UpstreamError."""
+        ...
+
+    def close(self) -> None:
+        """Give up what ended answers hold."""
         ...
