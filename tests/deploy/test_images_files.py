@@ -69,7 +69,7 @@ def test_the_images_that_are_weighed_are_those_of_the_compose_file() -> None:
 def test_no_image_for_gpus_has_torch_or_two_runtimes() -> None:
     """The extra gpu brings onnxruntime-gpu; neither torch nor the CPU's onnxruntime is asked for beside it."""
     gpu = stages("server")["gpu-build"]
-    assert "[gpu,gateway,tensorrt]" in gpu
+    assert "[gpu,gateway,otel,tensorrt]" in gpu
     assert "[torch]" not in gpu + stages("export")["plan-build"]
 
 
