@@ -9,17 +9,17 @@ from fathom_server.text.tokenizer import TextTokenizer
 class PromptTexts:
     """Finds the text that vLLM's tokenizer, which is the checkpoint's own, turns into given tokens again.
 
-    vLLM adds the special tokens that the tokenizer adds by itself (such as ``<s>``), so where the tokens begin with
-    those, the text must not.
+    vLLM adds the special tokens that the tokenizer adds by itself (such as ``<s>``), so where the tokens begin or end
+    with those, the text must not.
     """
 
     def __init__(self, tokenizer: TextTokenizer) -> None:
         self._tokenizer = tokenizer
-        added = tokenizer.encode("")
-        middle = tokenizer.tokenizer.encode("a", add_special_tokens=False).ids
+        inner = tokenizer.tokenizer.encode("a", add_special_tokens=False).ids
         whole = tokenizer.encode("a")
-        # what an empty text gets may stand before or behind a text; a letter between tells them apart
-        self._before = next((n for n in range(len(added) + 1) if whole[n : n + len(middle)] == middle), 0)
+        places = range(len(whole) - len(inner) + 1)
+        self._before = next((n for n in places if whole[n : n + len(inner)] == inner), 0)
+        self._behind = max(0, len(whole) - self._before - len(inner))
 
     def of(self, ids: Sequence[int]) -> str:
         """A text of these tokens; raises InvalidRequestError where no text gives them."""
@@ -28,8 +28,8 @@ class PromptTexts:
         if stranger is not None:
             raise InvalidRequestError(f"input_ids holds {stranger}; the vocabulary has the ids 0 to {size - 1}")
         wanted = list(ids)
-        for skipped in dict.fromkeys((self._before, 0)):
-            text = self._tokenizer.decode(wanted[skipped:], skip_special_tokens=False)
+        for begin, end in dict.fromkeys(((self._before, self._behind), (0, 0))):
+            text = self._tokenizer.decode(wanted[begin : len(wanted) - end], skip_special_tokens=False)
             if self._tokenizer.encode(text) == wanted:
                 return text
         raise InvalidRequestError(
