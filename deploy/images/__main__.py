@@ -16,6 +16,7 @@ from deploy.compose.errors import ComposeError
 
 COMPOSE: Final = Path(__file__).parents[2] / "docker-compose.yml"
 OURS: Final = "fathom-"
+GPU_PROFILES: Final = frozenset({"gpu", "vllm"})
 MB: Final = 1_000_000
 _PIECE: Final = 1 << 20
 _LEVEL: Final = 6
@@ -43,7 +44,7 @@ class ImageSize:
 def cpu_images(compose: Path = COMPOSE) -> tuple[str, ...]:
     """The images of our own that a compose file starts without a GPU; raises ComposeError."""
     services = ComposeFile.read(compose).with_defaults()["services"].values()
-    images = {str(service["image"]) for service in services if "gpu" not in service.get("profiles", [])}
+    images = {str(service["image"]) for service in services if not GPU_PROFILES & {*service.get("profiles", ())}}
     return tuple(sorted(image for image in images if image.startswith(OURS)))
 
 
