@@ -27,6 +27,7 @@ from fathom_server.launcher.settings import LaunchSettings
 from fathom_server.launcher.triton_log import LogForwarder, LogLine, LogReader, TritonEvent
 from fathom_server.launcher.tritonserver import Tritonserver
 from fathom_server.tracing import ENDPOINT_VARIABLE, triton_flags
+from fathom_server.vllm.settings import most_requests
 
 GUARDIAN: Final = Path(__file__).with_name("guardian.py")
 GPU_DEVICES: Final = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
@@ -203,6 +204,9 @@ class TritonProcess:
         command += [
             f"--backend-config={name},shm-region-prefix-name={self._region_prefix}" for name in backends.python_based
         ]
+        if most := most_requests(settings.repository):
+            # Triton holds a thread for each request to another model until its first response; by default it has 32
+            command.append(f"--backend-config=fathom,thread-pool-size={most}")
         if not settings.auto_complete_config:
             # export writes whole configs; completing one would start every Python model's stub a second time
             command.append("--disable-auto-complete-config")

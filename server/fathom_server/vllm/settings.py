@@ -1,5 +1,6 @@
 """What the engine is told about the vLLM behind it: ``vllm.json``, written by export, read here."""
 
+import contextlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,3 +43,12 @@ class VllmSettings:
             raise SettingsError(
                 f"{path} cannot be read ({error!r}); export the model again with fathom-export"
             ) from error
+
+
+def most_requests(repository: Path) -> int:
+    """The largest ``max_requests`` of a repository's models; 0 where none is computed by vLLM."""
+    most = 0
+    for path in repository.glob(f"*/*/{VLLM_FILE}"):
+        with contextlib.suppress(SettingsError):  # the model itself says so when it is loaded
+            most = max(most, VllmSettings.load(path.parent).max_requests)
+    return most
