@@ -73,6 +73,10 @@ def export_model(
     if version is not None:
         served = _tidy(spec, repository, version)
     else:
+        if isinstance(spec, GenerateSpec):
+            from fathom_export.fit.gate import check_export
+
+            check_export(spec, source.folder)
         with staged(repository, spec.name) as staging:
             earlier = None if force else _same_graph(origin, repository, spec)
             opsets, check = _build(spec, source, staging, reporter, earlier)

@@ -87,7 +87,8 @@ class HubStandIn:
 
             def _file(self, repository: str, path: str) -> None:
                 if not (hub.repositories[repository] / path).is_file():
-                    return self._refuse(404, "EntryNotFound")
+                    self._refuse(404, "EntryNotFound")
+                    return
                 content = (hub.repositories[repository] / path).read_bytes()
                 headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"'}
                 status, part = 200, content

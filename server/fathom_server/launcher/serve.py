@@ -24,6 +24,7 @@ from fathom_server.launcher.settings import LaunchSettings
 from fathom_server.launcher.stub_watch import StubWatch, model_states
 from fathom_server.launcher.triton_log import say
 from fathom_server.launcher.tritonserver import Tritonserver, find_tritonserver
+from fathom_server.sizing.gate import check_memory
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 MAX_RESTARTS: Final = 3
@@ -47,6 +48,7 @@ def serve(settings: LaunchSettings) -> int:
     protection = Protection.of(settings)
     kills = MemoryKills()
     models = check_repository(settings.repository)
+    check_memory(settings.repository, models)
     tritonserver = find_tritonserver(settings.tritonserver)
     warning = check_shared_memory(free_shared_memory(), len(models))
     if warning is not None:

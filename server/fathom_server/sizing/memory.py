@@ -132,7 +132,7 @@ class EngineMemory:
             sized = self.sized_for(replace(load, requests=requests))
             return sized.under(replace(load, requests=requests)).total <= memory_bytes
 
-        return _largest(fits, MOST_REQUESTS)
+        return largest(fits, MOST_REQUESTS)
 
     def longest_context(self, requests: int, memory_bytes: int) -> int:
         """How many tokens, prompt and answer together, so many requests at once may have each; 0 if none."""
@@ -141,7 +141,7 @@ class EngineMemory:
             load = Load(requests, context, 0)
             return self.sized_for(load).under(load).total <= memory_bytes
 
-        return _largest(fits, MOST_CONTEXT)
+        return largest(fits, MOST_CONTEXT)
 
     def sized_for(self, load: Load) -> "EngineMemory":
         """The engine with limits for exactly this load."""
@@ -200,7 +200,7 @@ class EngineMemory:
         return constants.ENGINE_PROCESS_BYTES + constants.ENGINE_BYTES_PER_TOKEN_ID * self.shape.vocabulary
 
 
-def _largest(fits: Callable[[int], bool], most: int) -> int:
+def largest(fits: Callable[[int], bool], most: int) -> int:
     """The largest number up to ``most`` that fits, where what is more than one that does not fit does not either."""
     low, high = 0, 1
     while high <= most and fits(high):

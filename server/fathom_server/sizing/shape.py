@@ -1,8 +1,8 @@
 """What of a decoder decides its memory and its speed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 Precision = Literal["fp32", "fp16", "int8", "int4", "fp8"]
 
@@ -98,3 +98,20 @@ class DecoderShape:
         if not self.windows:
             return position
         return sum(min(position, window or position) for window in self.windows) / len(self.windows)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """What of an export only its writer knows: the decoder's shape, and how int4's blocks are made."""
+
+    shape: DecoderShape
+    block_size: int = 32
+    zero_points: bool = False
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any] | None) -> Self | None:
+        """Undo ``dataclasses.asdict`` after a way through JSON; None of None. Raises TypeError or KeyError."""
+        if raw is None:
+            return None
+        shape = DecoderShape(**{**raw["shape"], "windows": tuple(raw["shape"]["windows"])})
+        return cls(shape, raw["block_size"], raw["zero_points"])
