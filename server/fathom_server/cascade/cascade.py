@@ -1,7 +1,6 @@
 """One request's way: routed, asked of the small model, held while the decision is open, given or handed over."""
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Mapping
@@ -46,7 +45,7 @@ class AskedModel(Protocol):
         self,
         request_id: str,
         tensors: Mapping[str, npt.NDArray[Any]],
-        parameters: Mapping[str, str | int | bool],
+        parameters: Mapping[str, Any],
         timeout_s: float,
     ) -> AsyncGenerator[Part]:
         """Its responses as they come; raises RequestError."""
@@ -105,6 +104,9 @@ class _Way:
         self._question = question
         self._sink = sink
         self._details = details
+        self._parameters = {
+            name: value for name, value in question.parameters.items() if name != protocol.TASK_PARAMETER
+        }
         self._deadline = time.monotonic() + question.timeout_s
         self._embedding: asyncio.Task[npt.NDArray[np.float32]] | None = None
         self._has_sent = False
@@ -124,8 +126,7 @@ class _Way:
         finally:
             if self._embedding is not None:
                 self._embedding.cancel()
-                with contextlib.suppress(asyncio.CancelledError, FathomError):
-                    await self._embedding
+                await asyncio.gather(self._embedding, return_exceptions=True)
 
     @property
     def _left_s(self) -> float:
@@ -204,7 +205,7 @@ class _Way:
         question, details = self._question, self._details
         reason, details.answered_by = details.reason, "large"
         try:
-            responses = self._large.ask(question.request_id, question.for_large(), question.parameters, self._left_s)
+            responses = self._large.ask(question.request_id, question.for_large(), self._parameters, self._left_s)
             async with aclosing(_metered(responses, details.large)) as parts:
                 async for part in parts:
                     await self._send(part)
@@ -228,7 +229,7 @@ class _Way:
     def _ask_small(self, *, likeliest: bool) -> AsyncGenerator[Part]:
         question = self._question
         responses = self._small.ask(
-            question.request_id, question.for_small(likeliest=likeliest), question.parameters, self._left_s
+            question.request_id, question.for_small(likeliest=likeliest), self._parameters, self._left_s
         )
         return _metered(responses, self._details.small)
 
@@ -236,7 +237,7 @@ class _Way:
         """Further answers of the small model, sampled."""
         settings, question = self._settings, self._question
         tensors = question.for_samples(settings.samples, settings.sample_temperature)
-        responses = self._small.ask(question.request_id, tensors, question.parameters, self._left_s)
+        responses = self._small.ask(question.request_id, tensors, self._parameters, self._left_s)
         texts = []
         async with aclosing(_metered(responses, self._details.small)) as parts:
             async for part in parts:

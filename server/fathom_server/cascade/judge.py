@@ -1,7 +1,6 @@
 """Whether a small model's answer is trusted: the signal's value against the threshold, as soon as it is certain."""
 
 import asyncio
-import contextlib
 import logging
 import math
 from collections.abc import Awaitable, Callable
@@ -90,8 +89,7 @@ class Opinion:
         """Leave what is still being asked for."""
         if self._samples is not None:
             self._samples.cancel()
-            with contextlib.suppress(asyncio.CancelledError, RequestError):
-                await self._samples
+            await asyncio.gather(self._samples, return_exceptions=True)
 
     def _by_tokens(self, evidence: Evidence, *, is_whole: bool) -> tuple[bool | None, float]:
         settings = self._settings

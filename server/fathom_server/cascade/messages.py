@@ -20,14 +20,18 @@ def infer_request(
     model: str,
     request_id: str,
     tensors: Mapping[str, npt.NDArray[Any]],
-    parameters: Mapping[str, str | int | bool],
+    parameters: Mapping[str, Any],
     timeout_s: float,
 ) -> service_pb2.ModelInferRequest:
     """A generation's request (tensors of ``protocol.GENERATE_INPUTS``), with the time that is left for it."""
     request = service_pb2.ModelInferRequest(model_name=model, id=request_id)
     for key, told in parameters.items():
-        field = "bool_param" if isinstance(told, bool) else "int64_param" if isinstance(told, int) else "string_param"
-        setattr(request.parameters[key], field, told)
+        if isinstance(told, bool):
+            request.parameters[key].bool_param = told
+        elif isinstance(told, int):
+            request.parameters[key].int64_param = told
+        else:
+            request.parameters[key].string_param = str(told)
     request.parameters[_EMPTY_FINAL_PARAMETER].bool_param = True
     request.parameters[protocol.TIMEOUT_PARAMETER].int64_param = max(1, round(timeout_s * _MICROSECONDS))
     for name, value in tensors.items():

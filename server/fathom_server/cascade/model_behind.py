@@ -70,7 +70,7 @@ class ModelBehind:
         self,
         request_id: str,
         tensors: Mapping[str, npt.NDArray[Any]],
-        parameters: Mapping[str, str | int | bool],
+        parameters: Mapping[str, Any],
         timeout_s: float,
     ) -> AsyncGenerator[Part]:
         """Its responses as they come; whoever stops before the last one cancels the request there.

@@ -49,9 +49,14 @@ class _Sink:
         self._senders = senders
 
     async def send(self, tensors: TensorValues, *, is_last: bool) -> None:
-        """See ``AnswerSink``."""
+        """See ``AnswerSink``. What has been begun is finished: nothing may be sent after an answer's end."""
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._senders, lambda: self._transport.send_tensors(tensors, is_last=is_last))
+        sending = loop.run_in_executor(self._senders, lambda: self._transport.send_tensors(tensors, is_last=is_last))
+        try:
+            await asyncio.shield(sending)
+        except asyncio.CancelledError:
+            await asyncio.wait([sending])
+            raise
 
 
 class TritonPythonModel:
