@@ -40,7 +40,7 @@ def test_renders_every_rule_over_the_releases_own_series() -> None:
 def test_renders_every_dashboard_unchanged() -> None:
     """A ConfigMap each, with the sidecar's label; what Grafana fills in is not taken for Helm's."""
     maps = render(DASHBOARDS).of("ConfigMap")
-    boards = [each for each in maps if "-dashboard-" in each["metadata"]["name"]]
+    boards = [each for each in maps if each["metadata"]["name"].endswith("-dashboard")]
     found = {name: json.loads(text) for each in boards for name, text in each["data"].items()}
     assert found == {f"fathom-{name}": json.loads(text) for name, text in dashboard_texts().items()}
     assert all(each["metadata"]["labels"]["grafana_dashboard"] == "1" for each in boards)
@@ -50,7 +50,7 @@ def test_renders_no_rule_and_no_dashboard_by_default() -> None:
     """Both need what a cluster may lack."""
     rendered = render()
     assert "PrometheusRule" not in rendered.kinds()
-    assert not [each for each in rendered.of("ConfigMap") if "-dashboard-" in each["metadata"]["name"]]
+    assert not [each for each in rendered.of("ConfigMap") if each["metadata"]["name"].endswith("-dashboard")]
 
 
 def test_rules_without_a_monitor_are_refused() -> None:
