@@ -83,13 +83,11 @@ class Cascade:
         """Answer one request; raises the RequestError that its caller is to get, if there is no answer."""
         settings = self._settings
         details = Details(settings.signal, settings.threshold, Cost(self._small.name), Cost(self._large.name))
-        self.metrics.running += 1
         self._budget.count_request()
         try:
             await _Way(self, question, sink, details).go()
             self.metrics.count_answer(details)
         finally:
-            self.metrics.running -= 1
             self.metrics.count_costs(details)
 
 

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from fathom_server.errors import SettingsError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 TOKEN_FEATURES: Final = (
     "mean_logprob",
@@ -52,8 +53,10 @@ class Logistic:
         """Whether an embedding is among the features."""
         return len(self.weights) > len(TOKEN_FEATURES) * self.tokens
 
-    def probability(self, features: npt.ArrayLike) -> float:
+    def probability(self, features: "npt.ArrayLike") -> float:
         """Of one vector of features; raises SettingsError where their number is another."""
+        import numpy as np  # here, since the commands' help reads settings, and is to be quick
+
         given = np.asarray(features, dtype=np.float64)
         if given.shape != (len(self.weights),):
             raise SettingsError(
@@ -65,13 +68,15 @@ class Logistic:
 
     @classmethod
     def fit(
-        cls, features: npt.NDArray[np.float64], labels: npt.NDArray[np.bool_], *, tokens: bool, penalty: float
+        cls, features: "npt.NDArray[np.float64]", labels: "npt.NDArray[np.bool_]", *, tokens: bool, penalty: float
     ) -> Self:
         """Fit [rows, features] to labels [rows] with an L2 penalty on the weights of standardised features.
 
         By Newton's method (iteratively reweighted least squares; Hastie et al., The Elements of Statistical Learning,
         4.4.1). One class alone gives its smoothed share for whatever is asked.
         """
+        import numpy as np
+
         mean, scale = features.mean(axis=0), features.std(axis=0)
         scale[scale < _SMALL_STEP] = 1.0
         columns = np.hstack([(features - mean) / scale, np.ones((len(features), 1))])

@@ -73,7 +73,6 @@ class TritonPythonModel:
         self._thread = threading.Thread(target=self._loop.run_forever, name="fathom-cascade", daemon=True)
         self._thread.start()
         self._requests: dict[asyncio.Task[None], TritonTransport] = {}
-        self._admitted = 0
         own_url = own_address()
 
         async def connect() -> None:
@@ -134,17 +133,17 @@ class TritonPythonModel:
             if isinstance(question, RequestError):
                 await asyncio.sleep(REFUSE_AFTER_S)  # backends/fathom/refusals.py tells why
                 raise question
-            if self._admitted >= self._settings.max_requests:
+            if self._cascade.metrics.running >= self._settings.max_requests:
                 await asyncio.sleep(REFUSE_AFTER_S)
                 raise QueueFullError(
                     f"{self._settings.max_requests} requests are under way (max_requests); try again later"
                 )
-            self._admitted += 1
+            self._cascade.metrics.running += 1
             try:
                 self._metrics.refresh()
                 await self._cascade.answer(question, _Sink(transport, self._senders))
             finally:
-                self._admitted -= 1
+                self._cascade.metrics.running -= 1
         except RequestError as error:
             await self._fail(transport, error)
         except asyncio.CancelledError:
