@@ -75,7 +75,7 @@ def find(observations: Sequence[Observation], spec: CascadeSpec, target: Target,
         of_signal = with_samples if signal == "agreement" else answers
         found += [
             (_curve(signal, of_signal, values[signal], target, folds, routed), threshold, routed)
-            for threshold, routed in _routes(classifier)
+            for threshold, routed in _routes(classifier, len(observations))
         ]
     large_accuracy = float(answers.large_right.mean())
     good = [each for each in found if each[0].choice is not None]
@@ -132,10 +132,10 @@ def _curve(
     return SignalCurve(signal, _separation(doubt_of(signal, values), answers.small_right), points, choice, check)
 
 
-def _routes(classifier: Learned | None) -> list[tuple[float | None, Truths]]:
+def _routes(classifier: Learned | None, rows: int) -> list[tuple[float | None, Truths]]:
     """Thresholds of the router's classifier to try, with the questions that each sends straight away."""
     if classifier is None:
-        return [(None, np.zeros(1, dtype=bool))]
+        return [(None, np.zeros(rows, dtype=bool))]
     limits = [1.0, *(float(limit) for limit in np.quantile(classifier.probabilities, _ROUTE_QUANTILES))]
     return [(limit, classifier.probabilities > limit) for limit in limits]
 
