@@ -1,7 +1,7 @@
 """``large`` writes data, ``small`` is trained on what passed, and both are examined before and after: one command.
 
     python -m examples.distil                  # rewrites examples/distil/results.json and the tables in docs/synth.md
-    python -m examples.distil --prompts 2000 --steps 40 --output /tmp/distil.json      # a quick look
+    python -m examples.distil --prompts 2000 --steps 40 --output distil.json      # a quick look
 
 It begins anew each time, so that its figures are of one run; what it leaves in .fathom/distil/ may be deleted. Filters
 off means: the same answers, all of them.
