@@ -52,9 +52,9 @@ PROMPT: Final = 256
 ANSWER: Final = 64
 TOGETHER: Final = (2, 6, 8)
 """Requests of each wave; the last one's growth counts. Slots that a wave before has used grow no more."""
-BATCHES: Final = (1, 4, 12)
+BATCHES: Final = (1, 4, 8)
 PROMPTS: Final = (128, 512)
-ROUNDS: Final = 3
+ROUNDS: Final = 2
 MIB: Final = 1 << 20
 FIRST_ID: Final = 3
 

@@ -29,6 +29,8 @@ def check_export(spec: GenerateSpec, source: Path, limit: int | None = None) -> 
     if limit is None:
         return
     engine = spec_memory(spec, source)
+    if engine.max_positions > DecoderArchitecture.load(source).context_limit:
+        return  # no matter of memory: the build refuses such a context
     lane = spec.fast_lane
     lane_bytes = 0 if lane is None else _weights(lane, source)
     total = engine.full().total + lane_bytes

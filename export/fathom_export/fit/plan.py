@@ -199,13 +199,17 @@ def _candidate(
 
 
 def ranked(candidates: Sequence[Candidate], workload: Workload) -> list[Candidate]:
-    """Those that meet the SLOs, the cheapest first; without prices, the least memory bandwidth in total."""
+    """Those that meet the SLOs, the cheapest first; without prices, the least memory bandwidth in total.
 
-    def effort(candidate: Candidate) -> tuple[float, float, int]:
+    CPUs stand before GPUs then, and among equals the one that generates fastest.
+    """
+
+    def effort(candidate: Candidate) -> tuple[float, float, int, float]:
         price = candidate.price_per_hour
         gpu = candidate.target.gpu
         bandwidth = 0.0 if gpu is None else gpu.bandwidth_bytes_per_s * candidate.machines
-        return (math.inf if price is None else price, bandwidth, candidate.machines)
+        itl_s = math.inf if candidate.service is None else candidate.service.itl_s
+        return (math.inf if price is None else price, bandwidth, candidate.machines, itl_s)
 
     return sorted((one for one in candidates if one.meets), key=effort)
 
