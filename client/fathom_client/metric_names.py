@@ -85,9 +85,6 @@ HELP: Final[Mapping[str, str]] = {
     ACCEPTED_TOKENS: "Tokens tried ahead that came true",
     REQUEST_ENDS: "Answers that ended, and requests that failed, by reason",
     REQUESTS_BY_PRECISION: "Requests whose answers have begun, by the precision of the weights that compute them",
-    CASCADE_ANSWERS: "Answers of a cascade, by the model that gave them and why",
-    CASCADE_TOKENS: "Tokens that a cascade's models read and wrote for it",
-    CASCADE_HELD: "Time that a small model's answer waited for the decision",
     TIME_TO_FIRST_TOKEN: "Time from arrival to the first token",
     INTER_TOKEN_LATENCY: "Mean time between an answer's tokens, one value a request",
     END_TO_END_LATENCY: "Time from arrival to the last token",
@@ -97,3 +94,12 @@ HELP: Final[Mapping[str, str]] = {
     STEP_TIME: "Time of one step of the model, by kind",
 }
 """What each family counts, by its name (a histogram's without its suffix)."""
+
+CASCADE_HELP: Final[Mapping[str, str]] = {
+    REQUESTS_RUNNING: HELP[REQUESTS_RUNNING],
+    REQUESTS_WAITING: HELP[REQUESTS_WAITING],
+    CASCADE_ANSWERS: "Answers of a cascade, by the model that gave them and why",
+    CASCADE_TOKENS: "Tokens that a cascade's models read and wrote for it",
+    CASCADE_HELD: "Time that a small model's answer waited for the decision",
+}
+"""The same for the families of a cascade, which has no engine of its own."""

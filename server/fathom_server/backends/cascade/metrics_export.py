@@ -59,7 +59,7 @@ class CascadeMetricsExport:
             if family is None:
                 kind = pb_utils.MetricFamily.GAUGE if is_gauge else pb_utils.MetricFamily.COUNTER
                 base = name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count")
-                family = pb_utils.MetricFamily(name=name, description=names.HELP[base], kind=kind)
+                family = pb_utils.MetricFamily(name=name, description=names.CASCADE_HELP[base], kind=kind)
                 self._families[name] = family
             metric = self._metrics[series] = family.Metric(labels={"model": self._model, **dict(labels)})
         return metric
