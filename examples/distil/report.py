@@ -53,12 +53,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def render(result: Mapping[str, Any]) -> str:
     """The tables."""
     machine, data = result["machine"], result["data"]
+    minutes = "" if result["minutes"] is None else f": {result['minutes']} minutes"
+    rate = "" if data["seconds"] is None else f" in {data['seconds']:.0f} s"
     lines = [
         f"`{result['command']}` at {result['commit']}, {result['date']}, on {machine['processor']}, "
-        f"{machine['cores']} cores: {result['minutes']} minutes.",
+        f"{machine['cores']} cores{minutes}.",
         "",
-        f"`large` answered {data['prompts']:,} questions {data['answers']:,} times in {data['seconds']:.0f} s "
-        f"({data['answers'] / data['seconds']:.0f} answers/s). {data['rows']:,} rows passed: one a question.",
+        f"`large` answered {data['prompts']:,} questions {data['answers']:,} times{rate}; {data['rows']:,} rows passed.",
         "",
         "| filter, in order | came | dropped |",
         "|---|---|---|",
@@ -75,7 +76,7 @@ def render(result: Mapping[str, Any]) -> str:
         f"| **all** | **{data['right']['all_share']:.1%}** | **{data['right']['passed_share']:.1%}** |",
         "",
         f"Held-out accuracy, exact match on {result['held_out_rows']:,} rows, of `small` before and after "
-        f"{result['steps']} steps of {result['step_tokens']:,} tokens, the same for both kinds of data:",
+        f"{result['training']['steps']} steps of training, the same for both kinds of data:",
         "",
         "| task | `large`, the teacher | `small` before | after, filters on | after, filters off |",
         "|---|---|---|---|---|",

@@ -65,7 +65,7 @@ def train_student(rows: Path, folder: Path, steps: int, step_tokens: int, learni
         seen += sum(int((batch.weights > 0).sum()) for batch in micro_batches)
         if (step + 1) % 20 == 0:
             print(f"{rows.stem}: step {step + 1} of {steps}, loss {loss:.4f}", flush=True)
-    training = {"steps": steps, "rows": len(samples), "answer_tokens": seen}
+    training = {"steps": steps, "step_tokens": step_tokens, "rows": len(samples), "answer_tokens": seen}
     export_model(SIZES[SIZE], model.state_dict(), folder, training)
     for name in TOKENIZER_FILES:
         shutil.copyfile(MODELS / SIZE / name, folder / name)
