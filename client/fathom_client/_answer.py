@@ -1,7 +1,7 @@
 """Responses to a generation → chunks and results; whatever the protocol does not have is a ProtocolError."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from fathom_client.errors import ProtocolError
 Outputs = Mapping[str, tuple[str, bytes]]
 """Datatype and contents by name."""
 
+_FIRST = (0,)
 _MISFITS = (KeyError, ValueError, IndexError, TypeError, RecursionError)
 
 
@@ -50,6 +51,7 @@ class Answer:
         self._sequences = [_Sequence() for _ in range(sequences)]
         self._num_input_tokens: int | None = None
         self._prompt_logprobs: tuple[TokenLogprob, ...] | None = None
+        self._cascade: Mapping[str, Any] | None = None
 
     @property
     def has_begun(self) -> bool:
@@ -71,9 +73,14 @@ class Answer:
             return None
         outputs = self._outputs(response)
         try:
+            if protocol.CASCADE in outputs:
+                self._cascade = json.loads(read_strings(outputs[protocol.CASCADE])[0])
+            if protocol.TEXT_OUTPUT not in outputs and protocol.CASCADE in outputs:
+                return None
             chunks = _chunks(outputs)
             for chunk in chunks:
                 self._sequences[chunk.index].add(chunk)
+                self.num_output_tokens += chunk.num_output_tokens
             if self._num_input_tokens is None:
                 self._num_input_tokens = read_integers(outputs[protocol.NUM_INPUT_TOKENS])[0]
             if protocol.PROMPT_LOGPROBS in outputs:
@@ -81,7 +88,6 @@ class Answer:
         except _MISFITS as error:
             given = ", ".join(f"{name} {datatype}" for name, (datatype, _) in outputs.items())
             raise self._error(f"the response does not fit ({error!r}); it has {given}") from error
-        self.num_output_tokens += sum(chunk.num_output_tokens for chunk in chunks)
         return chunks[0]
 
     def result(self) -> Generation:
@@ -109,15 +115,14 @@ class Answer:
             request_id=self.request_id,
             choices=choices,
             prompt_logprobs=self._prompt_logprobs,
+            cascade=self._cascade,
         )
 
     def _outputs(self, response: service_pb2.ModelInferResponse) -> dict[str, tuple[str, bytes]]:
-        contents = response.raw_output_contents
-        if len(contents) != len(response.outputs):
-            raise self._error(f"the response has {len(response.outputs)} tensors and {len(contents)} contents")
-        return {
-            tensor.name: (tensor.datatype, content) for tensor, content in zip(response.outputs, contents, strict=True)
-        }
+        tensors, contents = response.outputs, response.raw_output_contents
+        if len(contents) != len(tensors):
+            raise self._error(f"the response has {len(tensors)} tensors and {len(contents)} contents")
+        return {tensor.name: (tensor.datatype, content) for tensor, content in zip(tensors, contents, strict=True)}
 
     def _error(self, what: str) -> ProtocolError:
         return ProtocolError(
@@ -127,28 +132,26 @@ class Answer:
         )
 
 
-def _chunks(outputs: Outputs) -> list[GenerationChunk]:
+def _chunks(outputs: Outputs) -> Sequence[GenerationChunk]:
     """A response's part of each answer that it holds; ids lie end to end, and their numbers part them."""
     texts = read_strings(outputs[protocol.TEXT_OUTPUT])
     counts = read_integers(outputs[protocol.NUM_OUTPUT_TOKENS])
     ids = read_integers(outputs[protocol.OUTPUT_IDS])
-    indices = read_integers(outputs[protocol.SEQUENCE_INDEX]) if protocol.SEQUENCE_INDEX in outputs else (0,)
+    indices = read_integers(outputs[protocol.SEQUENCE_INDEX]) if protocol.SEQUENCE_INDEX in outputs else _FIRST
     reasons = read_strings(outputs[protocol.FINISH_REASON]) if protocol.FINISH_REASON in outputs else [""] * len(texts)
-    listed = read_strings(outputs[protocol.LOGPROBS]) if protocol.LOGPROBS in outputs else [None] * len(texts)
+    listed = read_strings(outputs[protocol.LOGPROBS]) if protocol.LOGPROBS in outputs else None
     if not texts or sum(counts) != len(ids) or min(indices) < 0:
         raise ValueError(f"{len(texts)} texts, counts {counts} of {len(ids)} ids, sequences {indices}")
+    if len(texts) == 1:
+        [text], [count], [reason], [index] = texts, counts, reasons, indices
+        logprobs = None if listed is None else _logprobs(*listed)
+        return (GenerationChunk(text, ids, count, reason or None, index, logprobs),)
     chunks, begin = [], 0
-    for index, text, count, reason, logprobs in zip(indices, texts, counts, reasons, listed, strict=True):
-        chunks.append(
-            GenerationChunk(
-                text=text,
-                token_ids=ids[begin : begin + count],
-                num_output_tokens=count,
-                finish_reason=reason or None,
-                index=index,
-                logprobs=None if logprobs is None else _logprobs(logprobs),
-            )
-        )
+    for index, text, count, reason, told in zip(
+        indices, texts, counts, reasons, listed or [None] * len(texts), strict=True
+    ):
+        logprobs = None if told is None else _logprobs(told)
+        chunks.append(GenerationChunk(text, ids[begin : begin + count], count, reason or None, index, logprobs))
         begin += count
     return chunks
 

@@ -5,6 +5,7 @@ import time
 
 from fathom_client._endpoints import Endpoint, EndpointPool
 from fathom_client._retry import Retry
+from fathom_client._status import may_be_tried_again
 from fathom_client.errors import FathomError, OverloadedError, ServerUnavailableError
 
 
@@ -12,8 +13,9 @@ class Attempts:
     """Where a request is tried now, whether it is tried again, and after which pause.
 
     A server that is away, stopping or full is passed over for the next one at once; when all have been asked, ``retry``
-    says whether and when another round begins. Only UNAVAILABLE is tried again, and never past ``deadline_s``
-    (``time.monotonic``). Whoever makes one must call ``release`` in the end.
+    says whether and when another round begins. Only UNAVAILABLE is tried again, and what Triton says of a model that it
+    has unloaded in order to stop; never past ``deadline_s`` (``time.monotonic``). Whoever makes one must call
+    ``release`` in the end.
     """
 
     __slots__ = ("_deadline_s", "_is_held", "_pool", "_retry", "_rounds", "_tried", "endpoint", "number")
@@ -38,9 +40,9 @@ class Attempts:
 
     def pause_before_next(self, failure: FathomError) -> float | None:
         """Note a failure, and move on: the seconds to wait before the next attempt on ``endpoint``; None for none."""
-        if not _is_unavailable(failure):
+        if not may_be_tried_again(failure):
             return None
-        if not isinstance(failure, OverloadedError):
+        if isinstance(failure, ServerUnavailableError) and not isinstance(failure, OverloadedError):
             self._pool.failed(self.endpoint)
         pause_s = self._move_on(failure)
         left_s = self.left_s()
@@ -77,7 +79,3 @@ class Attempts:
         self.release()
         self.endpoint = endpoint
         self._is_held = True
-
-
-def _is_unavailable(failure: FathomError) -> bool:
-    return isinstance(failure, ServerUnavailableError) and failure.code == "UNAVAILABLE"

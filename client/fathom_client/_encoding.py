@@ -16,13 +16,15 @@ from fathom_client._timeouts import check_seconds
 class EncodePlan:
     """Checked arguments of ``embed``, ``rerank`` or ``classify``; the time runs from when it is made.
 
-    ``columns`` are the texts of all rows by the name of their tensor.
+    ``columns`` are the texts of all rows by the name of their tensor. ``request_id`` is the id of the one request, or,
+    where there are several, what the ids of all begin with.
     """
 
     context: CallContext
     columns: Mapping[str, Sequence[bytes]]
     truncate: bool
     batch_size: int | None
+    request_id: str | None
     begin_s: float = field(default_factory=time.monotonic)
 
     @property
@@ -31,13 +33,17 @@ class EncodePlan:
         return None if self.context.timeout_s is None else self.begin_s + self.context.timeout_s
 
     def batches(self, batch_size: int, rows: range | None = None) -> list[service_pb2.ModelInferRequest]:
-        """One request a batch, in order, of all rows or of some that lie side by side."""
-        chosen = range(len(next(iter(self.columns.values())))) if rows is None else rows
+        """One request a batch, in order, of all rows or of some that lie side by side.
+
+        Where one does not hold all rows, the id that the caller chose ends with the number of its first row.
+        """
+        chosen = range(self._rows) if rows is None else rows
         return [
             _requests.encode_request(
                 self.context.model or "",
                 {name: texts[begin : min(begin + batch_size, chosen.stop)] for name, texts in self.columns.items()},
                 self.truncate,
+                self._request_id(begin, batch_size),
             )
             for begin in range(chosen.start, chosen.stop, batch_size)
         ]
@@ -54,6 +60,15 @@ class EncodePlan:
         if left_s <= 0:
             raise late_texts(self.context_of(request))
         _requests.set_timeout(request, left_s)
+
+    @property
+    def _rows(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def _request_id(self, first_row: int, batch_size: int) -> str | None:
+        if self.request_id is None or batch_size >= self._rows:
+            return self.request_id
+        return f"{self.request_id}-{first_row}"
 
 
 def embed_columns(texts: str | Sequence[str], prompt_name: str | None) -> dict[str, list[bytes]]:
@@ -83,11 +98,14 @@ def plan_encode(
     truncate: bool,
     batch_size: int | None,
     timeout_s: float | None,
+    request_id: str | None,
 ) -> EncodePlan:
     """Check the other arguments of an encoder's call; raises InvalidArgumentError."""
     if batch_size is not None:
         check_integer("batch_size", batch_size, 1, INT32_MAX)
     if timeout_s is not None:
         check_seconds("timeout_s", timeout_s)
+    if request_id is not None:
+        check_text("request_id", request_id)
     context = CallContext(url, _requests.check_model(model), timeout_s=timeout_s)
-    return EncodePlan(context, columns, truncate, batch_size)
+    return EncodePlan(context, columns, truncate, batch_size, request_id)

@@ -92,9 +92,11 @@ def plain_request(model: str, tensor: Tensor) -> service_pb2.ModelInferRequest:
     return request
 
 
-def encode_request(model: str, columns: Mapping[str, Sequence[bytes]], truncate: bool) -> service_pb2.ModelInferRequest:
+def encode_request(
+    model: str, columns: Mapping[str, Sequence[bytes]], truncate: bool, request_id: str | None
+) -> service_pb2.ModelInferRequest:
     """Build the request of one batch of an encoder: each column of texts, and ``truncate``, as [rows, 1]."""
-    request = service_pb2.ModelInferRequest(model_name=model, id=_request_id(None))
+    request = service_pb2.ModelInferRequest(model_name=model, id=_request_id(request_id))
     rows = 0
     for name, texts in columns.items():
         rows = len(texts)

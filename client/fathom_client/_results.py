@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +63,7 @@ class Generation:
 
     Of several answers (``n``) ``choices`` holds all; ``text``, ``token_ids`` and ``finish_reason`` are those of the
     first, ``num_output_tokens`` counts all. ``prompt_logprobs``, one a token of the prompt, are there if they were
-    asked for.
+    asked for. ``cascade`` is what a cascade tells of an answer: which of its models gave it, why, and both costs.
     """
 
     text: str
@@ -75,6 +75,7 @@ class Generation:
     request_id: str
     choices: tuple[GenerationChoice, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] | None = None
+    cascade: Mapping[str, Any] | None = None
 
     @property
     def logprobs(self) -> tuple[TokenLogprob, ...] | None:

@@ -32,6 +32,7 @@ _NO_CONNECTION: Final = (
 )
 _STATUS_PREFIX: Final = re.compile(r"^(UNKNOWN|UNAVAILABLE): ")
 _UNKNOWN_MODEL: Final = "unknown model"
+_UNLOADED_MODEL: Final = "has no available versions"
 _BROKEN_MODEL: Final = "stub process"
 _DECOUPLED: Final = "decoupled transaction policy"
 _REQUEST_ID: Final = re.compile(r"^\[request id: [^]]*\] ")
@@ -81,6 +82,16 @@ def error_of_message(message: str, call: CallContext) -> FathomError:
     if "queue size" in lowered or "stopped accepting" in lowered or "server is stopping" in lowered:
         return _error("UNAVAILABLE", message, call)
     return _error("INVALID_ARGUMENT", message, call)
+
+
+def may_be_tried_again(failure: FathomError) -> bool:
+    """Whether a request that failed so, before anything came back, may be answered by another server or later.
+
+    A Triton that stops unloads its models first, and says that they have no versions while it still takes requests.
+    """
+    if isinstance(failure, ModelNotFoundError):
+        return _UNLOADED_MODEL in str(failure)
+    return isinstance(failure, ServerUnavailableError) and failure.code == "UNAVAILABLE"
 
 
 def broken_stream(answer: Answer, call: CallContext, cause: FathomError | None) -> StreamBrokenError:

@@ -33,16 +33,18 @@ class EncoderCalls(ServerControl):
         truncate: bool = False,
         batch_size: int | None = None,
         timeout_s: float | None = None,
+        request_id: str | None = None,
     ) -> Embeddings:
         """Return one vector a text, in order.
 
         ``prompt_name`` chooses the prompt that the model puts before each text: ``"query"``, ``"document"`` or one of
         its own; without it the model's default. A text that is too long for the model is refused, or cut with
         ``truncate``. ``batch_size`` texts travel in one request, by default as many as the model takes. ``timeout_s``
-        is for all texts together.
+        is for all texts together. ``request_id`` is a name for logs and errors; where there are several requests, it is
+        what their names begin with.
         """
         columns = embed_columns(texts, prompt_name)
-        return _responses.embeddings(model, self._encode(model, columns, truncate, batch_size, timeout_s))
+        return _responses.embeddings(model, self._encode(model, columns, truncate, batch_size, timeout_s, request_id))
 
     def embed_many(
         self,
@@ -53,11 +55,14 @@ class EncoderCalls(ServerControl):
         truncate: bool = False,
         batch_size: int | None = None,
         timeout_s: float | None = None,
+        request_id: str | None = None,
     ) -> list[Embeddings | FathomError]:
         """Return for each text its vector (as Embeddings of one row), or its error, in order; see ``embed``."""
         rows = RowOutcomes("texts", texts)
         columns = embed_columns(rows.texts, prompt_name) if rows.texts else {}
-        return self._encode_each(model, rows, columns, _responses.embeddings, truncate, batch_size, timeout_s)
+        return self._encode_each(
+            model, rows, columns, _responses.embeddings, truncate, batch_size, timeout_s, request_id
+        )
 
     def rerank(
         self,
@@ -68,14 +73,16 @@ class EncoderCalls(ServerControl):
         truncate: bool = False,
         batch_size: int | None = None,
         timeout_s: float | None = None,
+        request_id: str | None = None,
     ) -> Rerank:
         """Return how well each document answers the query, in the order of the documents.
 
         A pair that is too long for the model is refused, or its longer text cut with ``truncate``. ``batch_size`` pairs
-        travel in one request, by default as many as the model takes. ``timeout_s`` is for all documents together.
+        travel in one request, by default as many as the model takes. ``timeout_s`` is for all documents together;
+        ``request_id`` as for ``embed``.
         """
         columns = rerank_columns(query, documents)
-        return _responses.rerank(model, self._encode(model, columns, truncate, batch_size, timeout_s))
+        return _responses.rerank(model, self._encode(model, columns, truncate, batch_size, timeout_s, request_id))
 
     def rerank_many(
         self,
@@ -86,11 +93,12 @@ class EncoderCalls(ServerControl):
         truncate: bool = False,
         batch_size: int | None = None,
         timeout_s: float | None = None,
+        request_id: str | None = None,
     ) -> list[Rerank | FathomError]:
         """Return for each document its score (as Rerank of one document), or its error, in order; see ``rerank``."""
         rows = RowOutcomes("documents", documents)
         columns = rerank_columns(query, rows.texts) if rows.texts else {}
-        return self._encode_each(model, rows, columns, _responses.rerank, truncate, batch_size, timeout_s)
+        return self._encode_each(model, rows, columns, _responses.rerank, truncate, batch_size, timeout_s, request_id)
 
     def classify(
         self,
@@ -100,14 +108,18 @@ class EncoderCalls(ServerControl):
         truncate: bool = False,
         batch_size: int | None = None,
         timeout_s: float | None = None,
+        request_id: str | None = None,
     ) -> Classification:
         """Return the labels' probabilities for each text, in order.
 
         A text that is too long for the model is refused, or cut with ``truncate``. ``batch_size`` texts travel in one
-        request, by default as many as the model takes. ``timeout_s`` is for all texts together.
+        request, by default as many as the model takes. ``timeout_s`` is for all texts together;
+        ``request_id`` as for ``embed``.
         """
         columns = classify_columns(texts)
-        return _responses.classification(model, self._encode(model, columns, truncate, batch_size, timeout_s))
+        return _responses.classification(
+            model, self._encode(model, columns, truncate, batch_size, timeout_s, request_id)
+        )
 
     def classify_many(
         self,
@@ -117,11 +129,14 @@ class EncoderCalls(ServerControl):
         truncate: bool = False,
         batch_size: int | None = None,
         timeout_s: float | None = None,
+        request_id: str | None = None,
     ) -> list[Classification | FathomError]:
         """Return for each text its labels (as Classification of one row), or its error, in order; see ``classify``."""
         rows = RowOutcomes("texts", texts)
         columns = classify_columns(rows.texts) if rows.texts else {}
-        return self._encode_each(model, rows, columns, _responses.classification, truncate, batch_size, timeout_s)
+        return self._encode_each(
+            model, rows, columns, _responses.classification, truncate, batch_size, timeout_s, request_id
+        )
 
     def _encode(
         self,
@@ -130,9 +145,10 @@ class EncoderCalls(ServerControl):
         truncate: bool,
         batch_size: int | None,
         timeout_s: float | None,
+        request_id: str | None,
     ) -> list[_responses.BatchAnswer]:
         """Send the rows in batches; return each batch's answer, in order."""
-        plan = self._plan(model, columns, truncate, batch_size, timeout_s)
+        plan = self._plan(model, columns, truncate, batch_size, timeout_s, request_id)
         batches = plan.batches(plan.batch_size or self._max_batch_size(model))
         if len(batches) == 1:  # a blocking call costs half of a future
             plan.give_time(batches[0])
@@ -155,9 +171,10 @@ class EncoderCalls(ServerControl):
         truncate: bool,
         batch_size: int | None,
         timeout_s: float | None,
+        request_id: str | None,
     ) -> list[Result | FathomError]:
         """Send the rows in batches, and those of a batch that is refused one by one; return each row's outcome."""
-        plan = self._plan(model, columns, truncate, batch_size, timeout_s)
+        plan = self._plan(model, columns, truncate, batch_size, timeout_s, request_id)
         if rows.texts:
             batches = plan.batches(plan.batch_size or self._max_batch_size(model))
             for refused in rows.take(read, plan, batches, list(self._send_batches(batches, plan))):
@@ -172,9 +189,10 @@ class EncoderCalls(ServerControl):
         truncate: bool,
         batch_size: int | None,
         timeout_s: float | None,
+        request_id: str | None,
     ) -> EncodePlan:
         limit_s = self._timeout.request_s if timeout_s is None else timeout_s
-        return plan_encode(self._url, model, columns, truncate, batch_size, limit_s)
+        return plan_encode(self._url, model, columns, truncate, batch_size, limit_s, request_id)
 
     def _send_batches(
         self, batches: Sequence[service_pb2.ModelInferRequest], plan: EncodePlan

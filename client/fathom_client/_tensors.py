@@ -4,8 +4,11 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
-_INTEGER_DATATYPES: Final = {"INT32": (4, "i"), "UINT32": (4, "I"), "INT64": (8, "q"), "UINT64": (8, "Q")}
-"""Bytes of an element, and its format in ``struct``, which costs less than numpy for the few integers of a chunk."""
+_INTEGER_FORMATS: Final = {"INT32": "i", "UINT32": "I", "INT64": "q", "UINT64": "Q"}
+_ONE_INTEGER: Final = {datatype: struct.Struct(f"<{form}") for datatype, form in _INTEGER_FORMATS.items()}
+"""How ``struct`` reads one element, which costs less than numpy for the few integers of a chunk."""
+
+_LENGTH_BYTES: Final = 4
 
 Tensor = tuple[str, str, int, bytes]
 """Name, datatype, length and contents."""
@@ -46,12 +49,15 @@ def read_strings(tensor: tuple[str, bytes]) -> list[str]:
     datatype, content = tensor
     if datatype != "BYTES":
         raise ValueError(f"{datatype} where BYTES belongs")
+    if int.from_bytes(content[:_LENGTH_BYTES], "little") == len(content) - _LENGTH_BYTES:  # one text, as in most chunks
+        return [content[_LENGTH_BYTES:].decode("utf-8")]
     texts, position = [], 0
     while position < len(content):
-        end = position + 4 + int.from_bytes(content[position : position + 4], "little")
+        begin = position + _LENGTH_BYTES
+        end = begin + int.from_bytes(content[position:begin], "little")
         if end > len(content):
             raise ValueError("a BYTES tensor is cut off")
-        texts.append(content[position + 4 : end].decode("utf-8"))
+        texts.append(content[begin:end].decode("utf-8"))
         position = end
     return texts
 
@@ -59,10 +65,12 @@ def read_strings(tensor: tuple[str, bytes]) -> list[str]:
 def read_integers(tensor: tuple[str, bytes]) -> tuple[int, ...]:
     """The integers of a datatype and its contents; raises ValueError."""
     datatype, content = tensor
-    if datatype not in _INTEGER_DATATYPES:
+    one = _ONE_INTEGER.get(datatype)
+    if one is None:
         raise ValueError(f"{datatype} where integers belong")
-    size, form = _INTEGER_DATATYPES[datatype]
-    count, rest = divmod(len(content), size)
+    if len(content) == one.size:
+        return one.unpack(content)
+    count, rest = divmod(len(content), one.size)
     if rest:
-        raise ValueError(f"{len(content)} bytes where {datatype} of {size} bytes each belong")
-    return struct.unpack(f"<{count}{form}", content)
+        raise ValueError(f"{len(content)} bytes where {datatype} of {one.size} bytes each belong")
+    return struct.unpack(f"<{count}{_INTEGER_FORMATS[datatype]}", content)

@@ -10,6 +10,7 @@ from typing import Final
 REQUESTS_RUNNING: Final = "fathom_num_requests_running"
 REQUESTS_WAITING: Final = "fathom_num_requests_waiting"
 KV_CACHE_USAGE: Final = "fathom_kv_cache_usage_perc"
+ENGINE_START: Final = "fathom_engine_start_time_seconds"
 
 PREFIX_CACHE_QUERIES: Final = "fathom_prefix_cache_queries_total"
 PREFIX_CACHE_HITS: Final = "fathom_prefix_cache_hits_total"
@@ -21,6 +22,10 @@ ACCEPTED_TOKENS: Final = "fathom_spec_decode_num_accepted_tokens_total"
 REQUEST_ENDS: Final = "fathom_request_success_total"
 REQUESTS_BY_PRECISION: Final = "fathom_requests_by_precision_total"
 
+CASCADE_ANSWERS: Final = "fathom_cascade_answers_total"
+CASCADE_TOKENS: Final = "fathom_cascade_tokens_total"
+CASCADE_HELD: Final = "fathom_cascade_held_seconds"
+
 TIME_TO_FIRST_TOKEN: Final = "fathom_time_to_first_token_seconds"  # noqa: S105 (a metric)
 INTER_TOKEN_LATENCY: Final = "fathom_inter_token_latency_seconds"  # noqa: S105
 END_TO_END_LATENCY: Final = "fathom_e2e_request_latency_seconds"
@@ -31,8 +36,16 @@ STEP_TIME: Final = "fathom_engine_step_seconds"
 
 FINISHED_REASON: Final = "finished_reason"
 """Label of ``REQUEST_ENDS``: how an answer ended (stop, length), or why it did not (cancelled, deadline, error)."""
+FINISHED_REASONS: Final = ("stop", "length", "cancelled", "deadline", "error")
+"""Each is there from the start: of a series that begins with its first event, Prometheus does not see that event."""
 PRECISION: Final = "precision"
 """Label of ``REQUESTS_BY_PRECISION``: of the weights that answer; a model of the profile adaptive has two."""
+CASCADE_ROLE: Final = "role"
+"""Label of ``CASCADE_ANSWERS`` and ``CASCADE_TOKENS``: small or large."""
+CASCADE_REASON: Final = "reason"
+"""Label of ``CASCADE_ANSWERS``: why the answer is whose it is, as the responses tell."""
+CASCADE_KIND: Final = "kind"
+"""Label of ``CASCADE_TOKENS``: input or output."""
 STEP_KIND: Final = "kind"
 """Label of ``STEP_TIME``: prefill, decode or mixed."""
 BUCKET_BOUND: Final = "le"
@@ -62,6 +75,7 @@ HELP: Final[Mapping[str, str]] = {
     REQUESTS_RUNNING: "Requests whose answers are being generated",
     REQUESTS_WAITING: "Requests that wait for their turn",
     KV_CACHE_USAGE: "Share of the KV cache's blocks that requests hold, 0 to 1",
+    ENGINE_START: "When the engine was loaded, in seconds since the epoch",
     PREFIX_CACHE_QUERIES: "Prompt tokens looked for in the KV cache",
     PREFIX_CACHE_HITS: "Prompt tokens found in the KV cache",
     PROMPT_TOKENS: "Prompt tokens of admitted requests",
@@ -80,3 +94,12 @@ HELP: Final[Mapping[str, str]] = {
     STEP_TIME: "Time of one step of the model, by kind",
 }
 """What each family counts, by its name (a histogram's without its suffix)."""
+
+CASCADE_HELP: Final[Mapping[str, str]] = {
+    REQUESTS_RUNNING: HELP[REQUESTS_RUNNING],
+    REQUESTS_WAITING: HELP[REQUESTS_WAITING],
+    CASCADE_ANSWERS: "Answers of a cascade, by the model that gave them and why",
+    CASCADE_TOKENS: "Tokens that a cascade's models read and wrote for it",
+    CASCADE_HELD: "Time that a small model's answer waited for the decision",
+}
+"""The same for the families of a cascade, which has no engine of its own."""

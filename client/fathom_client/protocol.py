@@ -70,6 +70,7 @@ PROMPT_LOGPROBS: Final = "prompt_logprobs"
 CUMULATIVE_LOGPROB: Final = "cumulative_logprob"
 CUM_LOG_PROBS: Final = "cum_log_probs"
 OUTPUT_LOG_PROBS: Final = "output_log_probs"
+CASCADE: Final = "cascade"
 
 # ---- encoders ----
 ATTENTION_MASK: Final = "attention_mask"
@@ -145,6 +146,10 @@ where there are several. ``cumulative_logprob`` (vLLM's) and ``cum_log_probs`` (
 
 ``logprobs`` is JSON, ``[{"token_id": …, "token": …, "logprob": …, "top": [{…}, …]}, …]``; ``token`` is the token's
 text, with its ``bytes`` in hexadecimal where they are no whole characters."""
+
+CASCADE_OUTPUTS: Final = (*GENERATE_OUTPUTS, TensorSpec(CASCADE, "BYTES", (1,)))
+"""Outputs of a cascade (``engine = "cascade"``): those of an LLM, and with the last response ``cascade``, JSON that says
+which model answered, why, and what tokens either took."""
 
 # ---- limits that client and server check alike ----
 MAX_SEQUENCES: Final = 128
@@ -232,12 +237,23 @@ PRECISION_PARAMETER: Final = "precision"
 CLIENT_PARAMETER: Final = "client"
 """On whose behalf a request comes (string): within a priority, clients take turns by the tokens they were given."""
 
+TASK_PARAMETER: Final = "task"
+"""What kind of request it is (string), for the rules of a cascade's router."""
+
 TOOL_CALL_FORMAT_PARAMETER: Final = "tool_call_format"
 """Parameter of an LLM's config.pbtxt: how its chat template writes calls of tools; absent where it knows none."""
 
 FINISH_STOP: Final = "stop"
 FINISH_LENGTH: Final = "length"
 """Finish reasons as OpenAI and vLLM spell them."""
+
+REFUSE_AFTER_S: Final = 0.002
+"""Seconds after its arrival before which a model refuses no streamed request.
+
+Triton 2.51 notes a streamed request as under way after it has handed it to the model, if its caller asked for errors as
+statuses (``triton_grpc_error``). One that has been refused by then leaves a note of something that is gone, which ends
+the whole server later, within some hundred refusals.
+"""
 
 STATUS_PREFIXES: Final = tuple(
     f"{status}: "

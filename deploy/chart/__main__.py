@@ -1,4 +1,4 @@
-"""``python -m deploy.chart``: write the chart's README and schema, or say whether they are up to date."""
+"""``python -m deploy.chart``: write what is generated of the chart, or say whether it is up to date."""
 
 import argparse
 import sys
@@ -11,6 +11,8 @@ from deploy.chart.errors import ChartError
 from deploy.chart.readme import readme_text
 from deploy.chart.schema import schema_text
 from deploy.chart.values_file import read_values
+from deploy.observability.dashboards import dashboard_texts
+from deploy.observability.rules import rules_text
 
 CHART: Final = Path(__file__).parents[2] / "helm" / "fathom"
 CASE_SUFFIX: Final = "-values.yaml"
@@ -24,6 +26,9 @@ def generated(chart: Path) -> dict[Path, str]:
     return {
         chart / "values.schema.json": schema_text(values),
         chart / "README.md": readme_text(about, values, cases),
+        # Helm reads no file outside the chart
+        chart / "files" / "rules.yml": rules_text(),
+        **{chart / "files" / "dashboards" / name: text for name, text in dashboard_texts().items()},
     }
 
 
@@ -41,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     stale = [file for file, text in wanted.items() if not file.is_file() or file.read_text(encoding="utf-8") != text]
     for file in stale:
         if not options.check:
+            file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(wanted[file], encoding="utf-8")
         print(f"{file.name}: {'not up to date; run python -m deploy.chart' if options.check else 'written'}")
     return int(options.check and bool(stale))

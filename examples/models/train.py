@@ -62,6 +62,35 @@ def predictions(model: Qwen3ForCausalLM, batch: MicroBatch) -> tuple[torch.Tenso
     return logits.float(), batch.targets[wanted]
 
 
+def accumulate(model: Qwen3ForCausalLM, micro_batches: list[MicroBatch]) -> float:
+    """Add the gradients of one step's weighted mean loss; gives that loss."""
+    import torch
+
+    total_weight = sum(float(b.weights.sum()) for b in micro_batches)
+    total_loss = 0.0
+    for batch in micro_batches:
+        logits, targets = predictions(model, batch)
+        losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+        loss = (losses * batch.weights[batch.targets >= 0]).sum() / total_weight
+        torch.autograd.backward(loss)
+        total_loss += loss.item()
+    return total_loss
+
+
+def apply(
+    model: Qwen3ForCausalLM, opts: list[torch.optim.Optimizer], learning_rate: float, most_norm: float = 1.0
+) -> None:
+    """Step the weights by their gradients, cut to a norm, at a learning rate; the gradients are gone then."""
+    import torch
+
+    torch.nn.utils.clip_grad_norm_(model.parameters(), most_norm)
+    for opt in opts:
+        for group in opt.param_groups:
+            group["lr"] = learning_rate
+        opt.step()
+        opt.zero_grad(set_to_none=True)
+
+
 def teacher_forced_accuracy(model: Qwen3ForCausalLM, tokenizer: Tokenizer, per_task: int = 60) -> dict[str, float]:
     """Share of replies whose every token is the argmax, which is when greedy decoding gives the very reply."""
     import torch
@@ -164,23 +193,10 @@ def train(rank: int, arguments: argparse.Namespace) -> None:
         progress = spent_s / limit_s
         if progress >= 1:
             break
-        for opt in opts:
-            for group in opt.param_groups:
-                group["lr"] = rate * learning_rate_factor(progress)
-        total_weight = sum(float(b.weights.sum()) for b in micro_batches)
-        total_loss = 0.0
-        for batch in micro_batches:
-            logits, targets = predictions(model, batch)
-            losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-            loss = (losses * batch.weights[batch.targets >= 0]).sum() / total_weight
-            torch.autograd.backward(loss)
-            total_loss += loss.item()
+        total_loss = accumulate(model, micro_batches)
         previous, mark = mark, time.monotonic()
         elapsed_s = team.average(model, mark - previous)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for opt in opts:
-            opt.step()
-            opt.zero_grad(set_to_none=True)
+        apply(model, opts, rate * learning_rate_factor(progress))
         if not math.isfinite(total_loss):
             raise ArithmeticError(f"loss is {total_loss} at step {step}: lower --learning-rate")
         seen = arguments.processes * sum(int((b.ids != END_OF_TEXT_ID).sum()) for b in micro_batches)

@@ -12,8 +12,9 @@ from typing import Any, Final, Literal, NoReturn, get_args, get_origin
 from fathom_export.errors import ExportError, SpecError
 from fathom_export.spec import DEFAULT_BUNDLE, DEFAULT_REPOSITORY, Bundle, read_bundle, read_model
 from fathom_export.spec.key import TypedKey, keys_of
-from fathom_export.spec.model_spec import SPECS, ModelSpec
+from fathom_export.spec.model_spec import DEFAULT_ENGINE, ENGINES, KINDS, SPECS, CascadeSpec, ModelSpec, VllmSpec
 from fathom_export.spec.quality import EFFORT_HELP, Effort
+from fathom_export.spec.schema import ENGINE_HELP
 
 EXIT_DRIFT: Final = 1
 EXIT_USER_ERROR: Final = 2
@@ -21,10 +22,14 @@ EXIT_INTERRUPTED: Final = 130
 EXIT_TERMINATED: Final = 143
 
 COMMANDS: Final = {
+    "calibrate": "fathom_export.cascade.command",
     "plan": "fathom_export.tensorrt.command",
     "schema": "fathom_export.spec.schema_command",
 }
 """Words that may stand in a source's place; each one's module has a ``main(argv)`` that returns the exit status."""
+
+FLAG_KINDS: Final = {kind: spec for kind, spec in KINDS.items() if spec is not CascadeSpec}
+"""Kinds of models that flags can describe; a cascade names other models, and so needs a bundle."""
 
 _POSITIONAL: Final = ("source",)
 _OWN_FLAGS: Final = ("effort",)
@@ -139,7 +144,7 @@ def _bundle(arguments: argparse.Namespace) -> Bundle:
 
 def _with_effort(spec: ModelSpec, effort: Effort | None) -> ModelSpec:
     """The spec, judged with another effort if one is given."""
-    if effort is None:
+    if effort is None or isinstance(spec, VllmSpec | CascadeSpec):  # nothing is computed here that could be judged
         return spec
     return replace(spec, quality=replace(spec.quality, effort=effort))  # type: ignore[arg-type]  # of the same type
 
@@ -189,8 +194,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="the check's findings as JSON")
     group = parser.add_argument_group("a model")
     group.add_argument("--task", choices=list(SPECS), help="generate: an LLM; embed, rerank, classify: an encoder")
+    engines = [engine for engine, spec in ENGINES.items() if spec is not CascadeSpec]
+    group.add_argument("--engine", choices=engines, help=f"{ENGINE_HELP}; default: {DEFAULT_ENGINE}")
     for key in _model_keys().values():
-        if key.name != "task":
+        if key.name not in ("task", "engine"):
             _add_flag(group, key)
     for table in _tables():
         group = parser.add_argument_group(table)
@@ -207,9 +214,10 @@ def _given(arguments: argparse.Namespace, keys: Mapping[str, TypedKey]) -> dict[
 
 def _model_keys() -> dict[str, TypedKey]:
     """Keys of a model's own table, of any task, that are flags."""
-    task = TypedKey("task", str, keys_of(SPECS["generate"])["name"].key, None)
+    name = keys_of(SPECS["generate"])["name"].key
+    task, engine = TypedKey("task", str, name, None), TypedKey("engine", str, name, None)
     keys = {name: key for name, key in _all_keys().items() if key.subtable is None and name not in _POSITIONAL}
-    return {"task": task, **keys}
+    return {"task": task, "engine": engine, **keys}
 
 
 def _tables() -> list[str]:
@@ -219,12 +227,12 @@ def _tables() -> list[str]:
 
 def _all_keys() -> dict[str, TypedKey]:
     """Keys of a model, of any task."""
-    return _merged({task: keys_of(spec) for task, spec in SPECS.items()})
+    return _merged({kind: keys_of(spec) for kind, spec in FLAG_KINDS.items()})
 
 
 def _table_keys(table: str) -> dict[str, TypedKey]:
     """Keys of one of a model's tables, of any task."""
-    subtables = {task: keys_of(spec)[table].subtable for task, spec in SPECS.items() if table in keys_of(spec)}
+    subtables = {kind: keys_of(spec)[table].subtable for kind, spec in FLAG_KINDS.items() if table in keys_of(spec)}
     merged = _merged({task: keys_of(subtable) for task, subtable in subtables.items() if subtable is not None})
     return {name: key for name, key in merged.items() if name not in _OWN_FLAGS}
 
@@ -254,7 +262,8 @@ def _add_flag(group: Any, key: TypedKey) -> None:
     if key.choices:
         group.add_argument(flag, choices=key.choices, help=text)
     elif key.kind is bool:
-        group.add_argument(flag, action="store_true", default=None, help=text)
+        action = argparse.BooleanOptionalAction if key.default else "store_true"
+        group.add_argument(flag, action=action, default=None, help=text)
     elif get_origin(key.kind) is tuple:
         group.add_argument(flag, nargs="+", type=get_args(key.kind)[0], metavar="N", help=text)
     elif key.kind in (int, float):

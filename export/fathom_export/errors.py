@@ -10,7 +10,9 @@ ExportError
 ├── MissingExtraError             a package is not installed that this export needs
 ├── ParityError                   the exported graph does not do what the source model does
 ├── QualityError                  the export is measurably worse than its thresholds allow
-├── PlanError                    a TensorRT plan cannot be built from this graph, here
+├── FitError                      what fathom-fit was asked cannot be answered, or does not fit
+├── CalibrationError              a cascade cannot be measured: its server or a model does not answer
+├── PlanError                     a TensorRT plan cannot be built from this graph, here
 └── RepositoryError               the model repository cannot be written
 """
 
@@ -61,3 +63,11 @@ class RepositoryError(ExportError):
 
 class PlanError(ExportError):
     """A TensorRT plan cannot be built from this graph, with this TensorRT, on this GPU."""
+
+
+class FitError(ExportError):
+    """What ``fathom-fit`` was asked cannot be answered, or a model does not fit into the memory that there is."""
+
+
+class CalibrationError(ExportError):
+    """A cascade cannot be measured: its server does not start, or one of its models does not answer."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from fathom_export.errors import ExportError, SourceError
-from fathom_export.spec import GenerateSpec, ModelSpec, model_names, weights_model
+from fathom_export.spec import BuiltSpec, CascadeSpec, GenerateSpec, ModelSpec, VllmSpec, model_names, weights_model
 from fathom_server.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -73,10 +73,14 @@ def export_model(
     if version is not None:
         served = _tidy(spec, repository, version)
     else:
+        if isinstance(spec, GenerateSpec):
+            from fathom_export.fit.gate import check_export
+
+            check_export(spec, source.folder)
         with staged(repository, spec.name) as staging:
             earlier = None if force else _same_graph(origin, repository, spec)
-            opsets, check = _build(spec, source.folder, staging, reporter, earlier)
-            if earlier is None:
+            opsets, check = _build(spec, source, staging, reporter, earlier)
+            if earlier is None and not isinstance(spec, VllmSpec | CascadeSpec):
                 _judge(spec, source.folder, staging, reporter, accept_quality)
             version, served = _add_version(spec, origin, repository, staging, opsets, check, promote=promote)
     return Outcome(spec.name, names, version, served, not is_new, _size(repository, names), time.monotonic() - begin)
@@ -91,7 +95,7 @@ def find_origin(spec: ModelSpec, base: Path, *, fetch: bool = True) -> tuple["So
     from fathom_export.sources import resolve_source
 
     try:
-        source = resolve_source(spec.source, base, fetch=fetch)
+        source = resolve_source(spec.source, base, fetch=fetch, weights=not isinstance(spec, VllmSpec | CascadeSpec))
         return source, Origin.of(spec, source)
     except OSError as error:
         raise SourceError(f"{spec.source} cannot be fetched or read: {error}") from error
@@ -207,36 +211,54 @@ def _add_version(
 
 
 def _build(
-    spec: ModelSpec, source: Path, staging: Path, reporter: Reporter, earlier: "EarlierGraph | None"
+    spec: ModelSpec, source: "Source", staging: Path, reporter: Reporter, earlier: "EarlierGraph | None"
 ) -> tuple[dict[str, int], dict[str, float]]:
     """Build all models of a spec, of an earlier graph if there is one.
 
-    Returns the graph's operator sets and the figures of its check.
+    Returns the graph's operator sets and the figures of its check; none where vLLM computes the source itself.
     """
     from fathom_export.graph_file import read_opsets
     from fathom_export.repository.model_config import VERSION
     from fathom_server.engine.settings import GRAPH_FILE
     from fathom_server.text.tokenizer import TextError
 
+    if isinstance(spec, VllmSpec):
+        from fathom_export.repository.vllm_models import write_vllm_models
+
+        reporter.begin(spec.name, "writing the models around vLLM")
+        try:
+            write_vllm_models(spec, source, staging)
+        except TextError as error:
+            raise ExportError(f"{source.folder}: the tokenizer cannot be used: {error}") from error
+        return {}, {}
+    if isinstance(spec, CascadeSpec):
+        from fathom_export.repository.cascade_models import write_cascade_models
+
+        reporter.begin(spec.name, "writing the cascade")
+        try:
+            write_cascade_models(spec, source.folder, staging)
+        except TextError as error:
+            raise ExportError(f"{source.folder}: the tokenizer cannot be used: {error}") from error
+        return {}, {}
     what = f"building the {spec.precision} graph" if earlier is None else f"taking the graph of {earlier.folder}"
     reporter.begin(spec.name, what)
     try:
         if not isinstance(spec, GenerateSpec):
             from fathom_export.repository.encoder_models import write_encoder_models
 
-            graph = write_encoder_models(spec, source, staging, reporter.advance, earlier)
+            graph = write_encoder_models(spec, source.folder, staging, reporter.advance, earlier)
             return graph.opsets, graph.check
         from fathom_export.repository.generate_models import write_generate_models
 
-        check = write_generate_models(spec, source, staging, reporter.advance, earlier)
+        check = write_generate_models(spec, source.folder, staging, reporter.advance, earlier)
         return read_opsets(staging / spec.name / VERSION / GRAPH_FILE), check
     except SettingsError as error:
         raise ExportError(f"{spec.name}: {error}") from error
     except TextError as error:
-        raise ExportError(f"{source}: the tokenizer cannot be used: {error}") from error
+        raise ExportError(f"{source.folder}: the tokenizer cannot be used: {error}") from error
 
 
-def _judge(spec: ModelSpec, source: Path, staging: Path, reporter: Reporter, accept: str | None) -> None:
+def _judge(spec: BuiltSpec, source: Path, staging: Path, reporter: Reporter, accept: str | None) -> None:
     """Write the quality card beside the weights; raises QualityError where it misses its thresholds."""
     from fathom_export.quality.judge import write_card
     from fathom_export.repository.model_config import VERSION
@@ -246,7 +268,7 @@ def _judge(spec: ModelSpec, source: Path, staging: Path, reporter: Reporter, acc
     reporter.begin(spec.name, "judging its quality")
     fp32_copy = staging / FP32_COPY
     version = staging / weights_model(spec) / VERSION
-    lanes: list[tuple[ModelSpec, Path]] = [(spec, version)]
+    lanes: list[tuple[BuiltSpec, Path]] = [(spec, version)]
     if isinstance(spec, GenerateSpec) and spec.fast_lane is not None:
         from fathom_export.repository.generate_models import lane_folder
 

@@ -15,7 +15,7 @@ from fathom_export.errors import SourceError
 from fathom_export.quality.held_out import find_held_out
 from fathom_export.sources.folder import hash_file, hash_files, read_json
 from fathom_export.sources.resolve import Source
-from fathom_export.spec import GenerateSpec, ModelSpec, Task, spec_settings
+from fathom_export.spec import CascadeSpec, GenerateSpec, ModelSpec, Task, VllmSpec, spec_settings
 from fathom_server.engine.plan_passport import PLAN_FILE, PLAN_PASSPORT_FILE
 
 PASSPORT_FILE: Final = "passport.json"
@@ -35,6 +35,7 @@ _CODE: Final = (
     "fathom_client.protocol",
     "fathom_export",
     "fathom_server.backends.tokenizer",
+    "fathom_server.cascade.settings",
     "fathom_server.engine.settings",
     "fathom_server.text.tokenizer",
 )
@@ -60,7 +61,8 @@ class Origin:
         settings = spec_settings(spec)
         return cls(
             source={"given": source.given, "kind": source.kind, "revision": source.revision},
-            source_files=hash_files(source.folder) | _held_out_files(spec, source.folder),
+            source_files=hash_files(source.folder, weights=not isinstance(spec, VllmSpec | CascadeSpec))
+            | _held_out_files(spec, source.folder),
             settings=settings,
             spec_sha256=hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
             versions=_versions(_TOOLS[spec.task]),

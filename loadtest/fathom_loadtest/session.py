@@ -46,11 +46,11 @@ def run_session(
     output: Path,
     command: str,
     fail_on_error_rate: float | None,
-    web_port: int | None = None,
+    web_address: tuple[str, int] | None = None,
     workers: WorkerPlan | None = None,
     gate: Objectives | None = None,
 ) -> int:
-    """Test, report, and give the process's exit status; with a port, from Locust's web UI there.
+    """Test, report, and give the process's exit status; with an address, from Locust's web UI there.
 
     A ``gate`` decides the status of a run that was measured: by its objectives, or by the scenario's SLOs.
 
@@ -66,10 +66,10 @@ def run_session(
         workload = files.workload(partial(_word_costs, client))
     with (
         LiveTable(messages) as live,
-        _watching(scenario.target, web_port) as server_side,
+        _watching(scenario.target, web_address) as server_side,
         _crew(workers, workload, live, messages) as crew,
     ):
-        test = _make_test(workload, live, output / "requests.jsonl", web_port, server_side, crew)
+        test = _make_test(workload, live, output / "requests.jsonl", web_address, server_side, crew)
         if isinstance(test, WebTest):
             messages.print(f"Locust's web UI: {test.url} (Ctrl-C ends it and writes the report)", soft_wrap=True)
         with _ending_on_signals(test):
@@ -107,8 +107,8 @@ def _word_costs(client: Client, task: TaskSpec) -> WordCosts:
     return WordCosts.measure(TokenCounter(client, task))
 
 
-def _watching(target: Target, web_port: int | None) -> AbstractContextManager[ServerSideWatch | None]:
-    if target.metrics is None or web_port is not None:
+def _watching(target: Target, web_address: tuple[str, int] | None) -> AbstractContextManager[ServerSideWatch | None]:
+    if target.metrics is None or web_address is not None:
         return nullcontext()
     return ServerSideWatch(target.metrics, target.url, target.metrics_interval_s)
 
@@ -120,10 +120,16 @@ def _crew(plan: WorkerPlan | None, workload: Workload, live: LiveTable, messages
         return
     from fathom_loadtest.workers.master import WorkerCrew
 
-    with WorkerCrew(live.update, plan.host, plan.port) as crew:
+    with WorkerCrew(live.update, plan.host, plan.port, plan.secret) as crew:
         if plan.is_local:
             crew.start_workers(plan.number)
         else:
+            if plan.is_open:
+                messages.print(
+                    f"warning: whoever reaches {plan.host}:{crew.port} can take part and read the prompts; give run "
+                    "and workers the same --secret-file",
+                    soft_wrap=True,
+                )
             messages.print(f"waiting for {plan.number} workers at {plan.host}:{crew.port}", soft_wrap=True)
         crew.gather(plan.number, workload)
         yield crew
@@ -133,13 +139,13 @@ def _make_test(
     workload: Workload,
     live: LiveTable,
     records: Path,
-    web_port: int | None,
+    web_address: tuple[str, int] | None,
     server_side: ServerSideWatch | None,
     crew: Crew,
 ) -> LoadTest | WebTest:
-    if web_port is None:
+    if web_address is None:
         return LoadTest(workload, crew, records, server_side)
-    return WebTest(workload, web_port, live.update, records)
+    return WebTest(workload, web_address, live.update, records)
 
 
 @contextmanager

@@ -22,7 +22,6 @@ from fathom_loadtest.target import Connections, ServerWatch
 from fathom_loadtest.users.load_user import LoadUser
 from fathom_loadtest.workload import Workload
 
-HOST: Final = "127.0.0.1"
 _TICK_S: Final = 0.1
 _CONNECTIONS: Final = 64
 
@@ -34,9 +33,11 @@ class WebTest:
     fast they begin. Every request is written to the file ``records`` as it ends.
     """
 
-    def __init__(self, workload: Workload, port: int, on_tick: Callable[[Phase], None], records: Path) -> None:
+    def __init__(
+        self, workload: Workload, address: tuple[str, int], on_tick: Callable[[Phase], None], records: Path
+    ) -> None:
         self._workload = workload
-        self._port = port
+        self._host, self._port = address
         self._on_tick = on_tick
         self._run = Run(workload.scenario, recorder=Recorder(records, workload.scenario.slos))
         self._interrupted = Event()
@@ -48,7 +49,7 @@ class WebTest:
     @property
     def url(self) -> str:
         """Where the UI is."""
-        return f"http://{HOST}:{self._port}"
+        return f"http://{self._host}:{self._port}"
 
     def interrupt(self) -> None:
         """End the session; requests under way are cancelled."""
@@ -65,7 +66,7 @@ class WebTest:
         environment.events.test_stop.add_listener(lambda **_: self._close())
         runner = environment.create_local_runner()
         del sys.argv[1:]  # the UI takes them for Locust's own
-        web_ui = environment.create_web_ui(HOST, self._port)
+        web_ui = environment.create_web_ui(self._host, self._port)
         history = gevent.spawn(stats_history, runner)
         while not self._interrupted.wait(_TICK_S) and self._crash is None:
             if self._phase is not None:
@@ -84,10 +85,10 @@ class WebTest:
     def _check_port(self) -> None:
         """Find out before Locust does, which would say so in a traceback."""
         try:
-            socket.create_server((HOST, self._port)).close()
+            socket.create_server((self._host, self._port)).close()
         except OSError as error:
             raise OutputError(
-                f"--web-ui {self._port}: cannot be listened on ({error.strerror}); name another port"
+                f"--web-ui {self._host}:{self._port}: cannot be listened on ({error.strerror}); name another port"
             ) from error
 
     def _open(self, user_class: Any) -> None:

@@ -67,12 +67,36 @@ def build_parser() -> argparse.ArgumentParser:
         "--cache-mb", type=int, default=64, metavar="MB",
         help="size of the response cache, which is there if a model's config.pbtxt asks for it (default: %(default)s)",
     )  # fmt: skip
+    guard = parser.add_argument_group(
+        "protection", "docs/security.md; the admin key may also stand in the environment as FATHOM_ADMIN_KEY"
+    )
+    guard.add_argument("--tls-cert", type=Path, metavar="FILE", help="encrypt gRPC: the server's certificate (PEM)")
+    guard.add_argument("--tls-key", type=Path, metavar="FILE", help="the certificate's key")
+    guard.add_argument(
+        "--tls-client-ca", type=Path, metavar="FILE", help="let in only callers with a certificate signed by this one"
+    )
+    guard.add_argument(
+        "--admin-key-file", type=Path, metavar="FILE",
+        help="key of Triton's trace and log settings (default: nobody has them)",
+    )  # fmt: skip
     log = parser.add_argument_group("log")
     log.add_argument(
         "--log-level", choices=["info", "warning", "error"], default="info",
         help="lowest level of Triton's lines shown on stderr (default: %(default)s)",
     )  # fmt: skip
+    log.add_argument(
+        "--log-format", choices=["text", "json"], default="text",
+        help="json: lines of stderr are objects, and each LLM request leaves one with its id (default: %(default)s)",
+    )  # fmt: skip
+    log.add_argument(
+        "--otlp-endpoint", default="", metavar="URL",
+        help="send traces of gateway, Triton and engine to this collector (OTLP over HTTP); see docs/observability.md",
+    )  # fmt: skip
     log.add_argument("--log-file", type=Path, metavar="FILE", help="append every line of Triton's log to this file")
+    log.add_argument(
+        "--termination-log", type=Path, metavar="FILE",
+        help="write there in one line why a server failed (default: Kubernetes' own file, where there is one)",
+    )  # fmt: skip
     log.add_argument("--log-verbose", type=int, default=0, metavar="N", help="Triton's verbosity (default: 0)")
     return parser
 
@@ -90,7 +114,10 @@ def main(argv: list[str] | None = None) -> int:
 
         return serve(settings)
     except FathomServerError as error:
+        from fathom_server.launcher.last_words import leave_last_words
+
         print(f"error: {error}", file=sys.stderr)
+        leave_last_words(arguments["termination_log"], str(error))
         return 2
     except KeyboardInterrupt:
         return 130

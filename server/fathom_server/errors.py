@@ -3,6 +3,7 @@
 FathomServerError
 ├── SettingsError            a file or flag of the deployment is wrong
 ├── LaunchError              Triton cannot be found, started or made ready
+│   └── NotReadyError            it was started, and a model or port kept it from being ready
 ├── DeviceError              the GPU or its driver refused a call
 └── RequestError             one request cannot be served; the engine goes on
     ├── InvalidRequestError      the caller got something wrong (INVALID_ARGUMENT)
@@ -24,6 +25,10 @@ class SettingsError(FathomServerError):
 
 class LaunchError(FathomServerError):
     """Triton cannot be found, started or made ready."""
+
+
+class NotReadyError(LaunchError):
+    """Triton was started, and did not become ready."""
 
 
 class DeviceError(FathomServerError):

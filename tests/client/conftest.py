@@ -20,8 +20,7 @@ PATIENCE_S = 10.0
 @pytest.fixture(scope="session")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of the session's server."""
-    # Triton 2.51 can keep a stream that was cancelled at the wrong moment; nobody waits half a minute for it here
-    with FathomServe(REPOSITORY, tmp_path_factory.mktemp("client-server"), ("--drain-s", "6")) as server:
+    with FathomServe(REPOSITORY, tmp_path_factory.mktemp("client-server")) as server:
         yield server.url
 
 

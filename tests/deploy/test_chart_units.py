@@ -245,7 +245,7 @@ def test_policies_let_in_the_gateway_and_nobody_who_is_not_named() -> None:
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "shop"}}
     }
     downloads = rendered_case("everything").one("NetworkPolicy", "-server")["spec"]["egress"]
-    assert [port["port"] for port in downloads[1]["ports"]] == [80, 443]
+    assert [port["port"] for port in downloads[-1]["ports"]] == [80, 443]
     assert not rendered_case("cpu").of("NetworkPolicy")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.e2e.reciter import planes_text, write_reciter, write_speaker
-from tests.server.text.chat_templates import HERMES, LLAMA3, MISTRAL
+from tests.server.text.chat_templates import HERMES, LLAMA3, MISTRAL, PYTHONIC, QWEN3_CODER
 from tests.serving import FathomServe
 
 from fathom_client import Client
@@ -167,6 +167,14 @@ SPOKEN = {
         '"arguments": {"city": "Oslo"}}]',
         MISTRAL,
         ("[TOOL_CALLS]",),
+    ),
+    "pythonic": ('[get_weather(city="Łódź", unit=\'C\'), add(a=2, b=3)]', PYTHONIC, ()),
+    "qwen3_coder": (
+        "I ask.\n<tool_call>\n<function=get_weather>\n<parameter=city>\nŁódź\n</parameter>\n</function>\n</tool_call>\n"
+        "<tool_call>\n<function=add>\n<parameter=a>\n2\n</parameter>\n<parameter=b>\n3\n</parameter>\n</function>\n"
+        "</tool_call>",
+        QWEN3_CODER,
+        (),
     ),
 }
 """What models that know tools answer to everything, by their names: text with calls, template, special tokens."""

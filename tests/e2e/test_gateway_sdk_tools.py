@@ -38,8 +38,10 @@ CALLS = {
     "hermes": [("get_weather", {"city": "Łódź"}), ("add", {"a": 2, "b": 3})],
     "llama": [("get_weather", {"city": "Paris", "unit": "C"})],
     "mistral": [("add", {"a": 2, "b": 3}), ("get_weather", {"city": "Oslo"})],
+    "pythonic": [("get_weather", {"city": "Łódź", "unit": "C"}), ("add", {"a": 2, "b": 3})],
+    "qwen3_coder": [("get_weather", {"city": "Łódź"}), ("add", {"a": 2, "b": 3})],
 }
-CONTENT = {"hermes": "I ask.", "llama": None, "mistral": "So:"}
+CONTENT = {"hermes": "I ask.", "llama": None, "mistral": "So:", "pythonic": None, "qwen3_coder": "I ask."}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,7 @@ def streamed(sdk: OpenAI, **asked: Any) -> tuple[ChatCompletionMessage, str, int
     return choice.message, choice.finish_reason, with_calls
 
 
-@pytest.mark.parametrize("model", ["hermes", "llama", "mistral"])
+@pytest.mark.parametrize("model", [*CALLS])
 def test_calls_that_models_write_are_read(sdk: OpenAI, model: str) -> None:
     """Each template's calls come as ``tool_calls``, whole and piece by piece, and what is said besides as content."""
     asked: dict[str, Any] = {"model": model, "messages": ASK, "tools": TOOLS, "temperature": 0}

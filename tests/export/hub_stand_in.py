@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,11 +18,12 @@ CUT = "acme/cut"
 
 
 class HubStandIn:
-    """A running hub; ``downloads`` lists the paths whose bytes were fetched."""
+    """A running hub; ``downloads`` lists the paths whose bytes were fetched, ``sent_bytes`` how many of each."""
 
     def __init__(self, repositories: Mapping[str, Path]) -> None:
         self.repositories = repositories
         self.downloads: list[str] = []
+        self.sent_bytes: Counter[str] = Counter()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.endpoint = f"http://127.0.0.1:{self.server.server_address[1]}"
 
@@ -59,7 +61,9 @@ class HubStandIn:
                 if parts[3] not in ("main", COMMIT):
                     return self._refuse(404, "RevisionNotFound")
                 path = "/".join(parts[4:])
-                if path.endswith(".safetensors"):  # large files are answered with a redirect to storage
+                if (
+                    path.endswith(".safetensors") and (hub.repositories[repository] / path).is_file()
+                ):  # large files are answered with a redirect to storage
                     headers = {"Location": f"{hub.endpoint}/storage/{repository}/{path}"}
                     digest = hashlib.sha256((hub.repositories[repository] / path).read_bytes()).hexdigest()
                     headers["X-Linked-Etag"] = f'"{digest}"'
@@ -82,10 +86,21 @@ class HubStandIn:
                 return self._json({"id": repository, "modelId": repository, "sha": COMMIT, "siblings": siblings})
 
             def _file(self, repository: str, path: str) -> None:
+                if not (hub.repositories[repository] / path).is_file():
+                    self._refuse(404, "EntryNotFound")
+                    return
                 content = (hub.repositories[repository] / path).read_bytes()
+                headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"'}
+                status, part = 200, content
+                unit, _, bounds = self.headers.get("Range", "").partition("=")
+                if unit == "bytes":
+                    first, _, last = bounds.partition("-")
+                    part = content[int(first) : int(last) + 1 if last else None]
+                    status, headers["Content-Range"] = 206, f"bytes {first}-{int(first) + len(part) - 1}/{len(content)}"
                 if self.command == "GET":
                     hub.downloads.append(path)
-                self._answer(200, content, {"ETag": f'"{hashlib.sha256(content).hexdigest()}"'})
+                    hub.sent_bytes[path] += len(part)
+                self._answer(status, part, headers)
 
             def _json(self, content: object) -> None:
                 self._answer(200, json.dumps(content).encode(), {"Content-Type": "application/json"})

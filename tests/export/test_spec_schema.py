@@ -13,7 +13,7 @@ from fathom_export.cli import main
 from fathom_export.errors import SpecError
 from fathom_export.spec import read_bundle, read_model
 from fathom_export.spec.key import TypedKey, keys_of
-from fathom_export.spec.model_spec import SPECS
+from fathom_export.spec.model_spec import ENGINES, KINDS, task_of
 from fathom_export.spec.schema import bundle_schema
 
 ROOT = Path(__file__).parents[2]
@@ -41,18 +41,24 @@ def test_the_schema_is_one_and_takes_the_demos_bundle() -> None:
 def test_every_key_is_in_the_manual_with_its_meaning() -> None:
     """Each key of each task and table has a row, and each says something."""
     manual = (ROOT / "docs" / "spec.md").read_text(encoding="utf-8")
-    for spec in SPECS.values():
+    for spec in KINDS.values():
         for key in keys_of(spec).values():
             for inner in [key, *(keys_of(key.subtable).values() if key.subtable else ())]:
                 assert inner.key.help, inner.name
                 assert f"| `{inner.name}` |" in manual
 
 
+def head(kind: str) -> dict[str, Any]:
+    """How a model's table says that it is of a kind, with what every such model must say."""
+    needed = {"cascade": {"small": "s", "large": "l"}} if kind == "cascade" else {}
+    return {"task": task_of(kind), **({"engine": kind} if kind in ENGINES else {}), **needed}
+
+
 def numbers() -> list[tuple[str, str, TypedKey]]:
-    """Task, table and key of every number in a table of every spec."""
+    """Kind, table and key of every number in a table of every spec."""
     return [
-        (task, key.name, inner)
-        for task, spec in SPECS.items()
+        (kind, key.name, inner)
+        for kind, spec in KINDS.items()
         for key in keys_of(spec).values()
         if key.subtable is not None
         for inner in keys_of(key.subtable).values()
@@ -60,12 +66,12 @@ def numbers() -> list[tuple[str, str, TypedKey]]:
     ]
 
 
-@pytest.mark.parametrize(("task", "table", "key"), numbers(), ids=lambda value: getattr(value, "name", str(value)))
-def test_reader_and_schema_agree_on_bounds(task: str, table: str, key: TypedKey) -> None:
+@pytest.mark.parametrize(("kind", "table", "key"), numbers(), ids=lambda value: getattr(value, "name", str(value)))
+def test_reader_and_schema_agree_on_bounds(kind: str, table: str, key: TypedKey) -> None:
     """A number at its bound is taken by both, one below it by neither."""
     assert key.default is not MISSING
     for number, good in ((key.key.minimum, True), (key.key.minimum - 1, False)):
-        model = {**MODEL, "task": task, table: {key.name: number}}
+        model = {**MODEL, **head(kind), table: {**head(kind).get(table, {}), key.name: number}}
         if not good:
             with pytest.raises(SpecError, match=key.name):
                 read_model(model, "")

@@ -90,5 +90,5 @@ def test_a_taken_port_is_one_line(triton: "Triton", tmp_path: Path) -> None:
         command += ["--prompts", str(write_prompts(tmp_path, "hello")), "--web-ui", str(port)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith(f"error: --web-ui {port}: cannot be listened on")
+    assert done.stderr.splitlines()[-1].startswith(f"error: --web-ui 127.0.0.1:{port}: cannot be listened on")
     assert "Traceback" not in done.stderr

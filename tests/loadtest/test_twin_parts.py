@@ -2,19 +2,24 @@
 
 import random
 import statistics
+import time
 from itertools import pairwise
 from pathlib import Path
+from queue import Queue
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fathom_client import protocol
 from fathom_loadtest.content.synthetic import WORDS
 from fathom_loadtest.errors import RefusedRequest, TwinError
 from fathom_loadtest.twin import vocabulary
 from fathom_loadtest.twin.admission import Admission
 from fathom_loadtest.twin.distribution import Distribution
 from fathom_loadtest.twin.faults import Fault, FaultRates
+from fathom_loadtest.twin.metrics import TwinMetrics
+from fathom_loadtest.twin.pacer import Pacer
 from fathom_loadtest.twin.plan import AnswerPlan, Wishes, plan_answer
 from fathom_loadtest.twin.settings import (
     EncoderTwin,
@@ -174,6 +179,29 @@ def test_slots_and_queue_are_bounded_and_first_come_first_served() -> None:
     assert admission.load() == (2, 1)
     assert admission.leave("b") == "d"
     assert (admission.leave("a"), admission.leave("d"), admission.load()) == (None, None, (0, 0))
+
+
+class Told:
+    """Where the twin's refusals go: it remembers when they came."""
+
+    def __init__(self) -> None:
+        self.asked_s = time.monotonic()
+        self.told_s: Queue[float] = Queue()
+
+    def fail(self, refusal: RefusedRequest) -> None:
+        self.told_s.put(time.monotonic())
+
+
+def test_no_refusal_leaves_before_its_time() -> None:
+    """However early its threads set out, the twin refuses as late as the engine does, for Triton's sake."""
+    pacer, callers = Pacer(1, 1, TwinMetrics(), 1), []
+    for _ in range(100):
+        callers.append(Told())
+        pacer.refuse(callers[-1], RefusedRequest("INVALID_ARGUMENT", "no"))  # type: ignore[arg-type]
+        time.sleep(0.0002)
+    delays = [caller.told_s.get(timeout=20) - caller.asked_s for caller in callers]
+    pacer.close()
+    assert min(delays) >= protocol.REFUSE_AFTER_S
 
 
 @given(st.text())

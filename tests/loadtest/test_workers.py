@@ -193,6 +193,15 @@ def test_parts_add_up(number: int, of: int) -> None:
         (["run", "--model", "m", "--input-tokens", "5", "--workers", "0"], "0 workers are out of range"),
         (["run", "--model", "m", "--input-tokens", "5", "--workers", "2", "--expect-workers", "2"], "give one of them"),
         (
+            ["run", "--model", "m", "--input-tokens", "5", "--workers", "2", "--secret-file", "s"],
+            "--secret-file needs --expect-workers",
+        ),
+        (["worker", "h:1", "--secret-file", "no/such/file"], "--secret-file no/such/file: cannot be read"),
+        (
+            ["worker", "h:1", "--secret-file", "/dev/null"],
+            "the workers' secret has 0 characters; it must have 16 or more",
+        ),
+        (
             ["run", "--model", "m", "--input-tokens", "5", "--master-bind", "h:1"],
             "--master-bind needs --expect-workers",
         ),

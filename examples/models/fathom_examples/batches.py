@@ -94,11 +94,18 @@ def conversation(samples: Iterator[Encoded], length: int) -> Encoded:
 
 
 def training_steps(
-    tokenizer: Tokenizer, seed: int, step_tokens: int, conversation_share: float
+    tokenizer: Tokenizer,
+    seed: int,
+    step_tokens: int,
+    conversation_share: float,
+    source: Iterator[Sample] | None = None,
 ) -> Iterator[list[MicroBatch]]:
-    """An endless stream of optimizer steps of about ``step_tokens`` tokens, in micro-batches of about 4,096."""
+    """An endless stream of optimizer steps of about ``step_tokens`` tokens, in micro-batches of about 4,096.
+
+    ``source`` gives the samples without end; without it they are those that both models were trained on.
+    """
     rng = Random(f"steps {seed}")
-    source = training_samples(seed)
+    source = training_samples(seed) if source is None else source
 
     def stream() -> Iterator[Encoded]:
         while True:

@@ -54,6 +54,11 @@ class StoredTensor:
     begin: int
     factor: float = 1.0
 
+    @property
+    def stored_bytes(self) -> int:
+        """What its values take in the file."""
+        return math.prod(self.shape) * _DTYPES[self.dtype].itemsize
+
     def times(self, factor: float) -> Self:
         """The same tensor, to be read times a factor."""
         return replace(self, factor=self.factor * factor)
@@ -185,14 +190,15 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
         header.pop("__metadata__", None)
         data_begin = _HEADER_LENGTH_BYTES + header_bytes
         return {
-            name: _stored_tensor(name, path, entry, data_begin, file_bytes - data_begin)
+            name: stored_tensor(name, path, entry, data_begin, file_bytes - data_begin)
             for name, entry in header.items()
         }
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a safetensors file ({error!r}); download it again") from error
 
 
-def _stored_tensor(name: str, path: Path, entry: dict[str, Any], data_begin: int, data_bytes: int) -> StoredTensor:
+def stored_tensor(name: str, path: Path, entry: dict[str, Any], data_begin: int, data_bytes: int) -> StoredTensor:
+    """A header's entry, held against its offsets and against the bytes behind the header; raises CheckpointError."""
     shape = tuple(int(size) for size in entry["shape"])
     begin, end = (int(offset) for offset in entry["data_offsets"])
     if end > data_bytes:

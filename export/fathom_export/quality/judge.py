@@ -5,11 +5,11 @@ from pathlib import Path
 
 from fathom_export.quality.card import PICTURE_FILE, QualityCard, now
 from fathom_export.quality.markdown import save_markdown
-from fathom_export.spec import GenerateSpec, ModelSpec
+from fathom_export.spec import BuiltSpec, GenerateSpec
 
 
 def write_card(
-    spec: ModelSpec,
+    spec: BuiltSpec,
     source: Path,
     version: Path,
     work: Path,
@@ -38,7 +38,7 @@ def write_card(
 
 
 def _judge(
-    spec: ModelSpec,
+    spec: BuiltSpec,
     source: Path,
     version: Path,
     work: Path,
@@ -63,7 +63,7 @@ def _judge(
     return EncoderJudge(spec, source, version, work, fp32_graph).card(on_progress)
 
 
-def _not_measured(spec: ModelSpec, source: Path, version: Path, reason: str) -> QualityCard:
+def _not_measured(spec: BuiltSpec, source: Path, version: Path, reason: str) -> QualityCard:
     from fathom_export.quality.decoder_judge import graph_bytes, weight_bytes
 
     return QualityCard(

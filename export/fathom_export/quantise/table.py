@@ -20,6 +20,7 @@ class Entry:
 
 
 ENCODER_TARGET: Final = "onnxruntime"
+VLLM_TARGET: Final = "vllm"
 
 _ENCODER_TASKS: Final = ("embed", "rerank", "classify")
 
@@ -27,9 +28,10 @@ TARGETS: Final = {
     ("generate", "cpu"): "ONNX Runtime on CPU",
     ("generate", "portable"): "TensorRT plans, any conforming runtime",
     ("generate", "cuda"): "ONNX Runtime on CUDA",
+    ("generate", VLLM_TARGET): "Triton's vLLM backend, which computes the checkpoint itself",
     **{(task, ENCODER_TARGET): "Triton's onnxruntime backend, TensorRT plans" for task in _ENCODER_TASKS},
 }
-"""Every pair of task and target, and what runs it. A decoder's target is its dialect."""
+"""Every pair of task and target, and what runs it. A decoder's target is its dialect, or an engine other than ours."""
 
 
 def _entries(task: str, target: str, valid: dict[str, str], invalid: dict[str, str]) -> tuple[Entry, ...]:
@@ -94,6 +96,20 @@ TABLE: Final = (
             "int4": "weights in blocks of 4 bits are for the CPU; fp8 halves what a step reads at far less loss",
         },
     ),
+    *_entries(
+        "generate",
+        VLLM_TARGET,
+        {
+            "fp32": "everything in float32",
+            "fp16": "everything in float16; `bf16` in bfloat16, `auto` as the checkpoint has it",
+            "fp8": "weights in fp8 e4m3 with one scale a tensor, made while they are loaded, and activations scaled as "
+            "they come; a checkpoint that is in fp8 already as it is",
+        },
+        {
+            "int8": "vLLM makes none while it loads; name a checkpoint that is quantised so, and leave precision out",
+            "int4": "vLLM makes none while it loads; name a checkpoint that is quantised so, and leave precision out",
+        },
+    ),
     *(entry for task in _ENCODER_TASKS for entry in _encoder_entries(task)),
 )
 
@@ -107,7 +123,7 @@ def refusal(task: str, target: str, precision: str) -> str | None:
     """Why a precision does not go with a task and target, and what does; None where it does."""
     if precision in valid_precisions(task, target):
         return None
-    kind = "dialect" if task == "generate" else "target"
+    kind = "target" if task != "generate" else "engine" if target == VLLM_TARGET else "dialect"
     reasons = [
         entry.text for entry in TABLE if (entry.task, entry.target, entry.precision) == (task, target, precision)
     ]

@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from fathom_client import protocol
 from fathom_export.decoder import DecoderArchitecture, build_decoder, eos_token_ids
+from fathom_export.decoder.checkpoint import Checkpoint
+from fathom_export.decoder.shape import decoder_shape
 from fathom_export.errors import ParityError
 from fathom_export.repository.earlier_graph import EarlierGraph
 from fathom_export.repository.model_config import (
@@ -29,6 +31,7 @@ from fathom_export.spec import DEFAULT_CONTEXT, GenerateSpec, model_names
 from fathom_server.engine.runner.base import Runner, StepRow
 from fathom_server.engine.runner.cuda_device import cuda_fault
 from fathom_server.engine.settings import NATIVE_GRAPH_FILE, EngineLimits, EngineSettings
+from fathom_server.sizing.shape import StoredModel
 from fathom_server.text.tokenizer import TextTokenizer
 
 FATHOM_BACKEND: Final = "fathom"
@@ -84,7 +87,7 @@ def write_generate_models(
     write_config(config, staging / tokenizer)
     write_tokenizer_model(source, staging / tokenizer / VERSION, GENERATE_ADAPTOR)
 
-    write_config(_ensemble(ensemble, tokenizer, engine), staging / ensemble)
+    write_config(chat_ensemble(ensemble, tokenizer, engine), staging / ensemble)
     return check
 
 
@@ -122,9 +125,18 @@ def _write_engine(
         eos_token_ids(source),
         spec.speculation.engine_settings(),
         "" if spec.fast_lane is None else spec.fast_lane.precision,
+        stored_model(spec, source),
     )
     settings.save(folder)
     return settings
+
+
+def stored_model(spec: GenerateSpec, source: Path) -> StoredModel:
+    """What the arithmetic of an export's memory needs; only headers of the source are read."""
+    architecture = DecoderArchitecture.load(source)
+    quantisation = spec.quantisation
+    is_solved = spec.precision == "int4" and quantisation.int4_method == "hqq"
+    return StoredModel(decoder_shape(architecture, Checkpoint.open(source)), quantisation.block_size, is_solved)
 
 
 def check_logits(version: Path, settings: EngineSettings, prompt: list[int]) -> dict[str, float]:
@@ -197,7 +209,7 @@ def _warmups(prompt: list[int], limits: EngineLimits) -> list[Warmup]:
     ]
 
 
-def _ensemble(name: str, tokenizer: str, engine: str) -> object:
+def chat_ensemble(name: str, tokenizer: str, engine: str) -> object:
     """Tokenizer → engine; every input but the prompt goes straight to the engine."""
     config = new_ensemble(name, protocol.GENERATE_INPUTS, protocol.GENERATE_OUTPUTS)
     add_step(config, tokenizer, {name: name for name in _PROMPT_TENSORS}, {protocol.INPUT_IDS: _TOKENIZED_IDS})

@@ -13,6 +13,8 @@ CONFIG_FILE: Final = "config.json"
 READ_PATTERNS: Final = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 """Files of a checkpoint that are ever fetched or read: data, never pickles, never code."""
 
+WEIGHTS_PATTERN: Final = "*.safetensors"
+
 MAX_JSON_BYTES: Final = 64 << 20
 """Larger files are refused unread; the index of a checkpoint of a trillion parameters takes a tenth of this."""
 
@@ -51,9 +53,10 @@ def tokenizer_files(folder: Path) -> list[Path]:
     return [folder / name for name in names if (folder / name).is_file()]
 
 
-def hash_files(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file that an export may read, by its path in the folder."""
-    files = {path for pattern in READ_PATTERNS for path in folder.rglob(pattern) if path.is_file()}
+def hash_files(folder: Path, *, weights: bool = True) -> dict[str, str]:
+    """SHA-256 of every file that an export may read, by its path in the folder; without ``weights`` of all others."""
+    patterns = [pattern for pattern in READ_PATTERNS if weights or pattern != WEIGHTS_PATTERN]
+    files = {path for pattern in patterns for path in folder.rglob(pattern) if path.is_file()}
     return {path.relative_to(folder).as_posix(): hash_file(path) for path in sorted(files)}
 
 

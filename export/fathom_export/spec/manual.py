@@ -6,8 +6,8 @@ from typing import Any, Final, get_args, get_origin
 
 from fathom_export.spec.bundle import DEFAULT_REPOSITORY, MODELS_KEY, REPOSITORY_KEY
 from fathom_export.spec.key import TypedKey, keys_of
-from fathom_export.spec.model_spec import SPECS
-from fathom_export.spec.schema import MODELS_HELP, REPOSITORY_HELP, TASK_HELP
+from fathom_export.spec.model_spec import DEFAULT_ENGINE, ENGINES, KINDS, task_of
+from fathom_export.spec.schema import ENGINE_HELP, MODELS_HELP, REPOSITORY_HELP, TASK_HELP
 
 _HEAD: Final = """\
 # bundle.toml
@@ -38,15 +38,22 @@ def _lines() -> Iterator[str]:
             (MODELS_KEY, "list of tables", "needed", MODELS_HELP),
         ]
     )
-    for task, spec in SPECS.items():
-        yield f'## `[[models]]` with `task = "{task}"`\n'
+    for kind, spec in KINDS.items():
+        own = [("task", f'`"{task_of(kind)}"`', "needed", TASK_HELP)]
+        title = f'`task = "{task_of(kind)}"`'
+        if kind in ENGINES:
+            title += f' and `engine = "{kind}"`'
+            own.append(("engine", f'`"{kind}"`', "needed", ENGINE_HELP))
+        elif kind == "generate":
+            names = ", ".join(f'`"{engine}"`' for engine in ENGINES)
+            own.append(("engine", names, f'`"{DEFAULT_ENGINE}"`', ENGINE_HELP))
+        yield f"## `[[models]]` with {title}\n"
         yield f"{_sentence(spec)}\n"
-        task_row = ("task", f'`"{task}"`', "needed", TASK_HELP)
         keys = keys_of(spec)
-        yield from _rows([task_row, *(_row(key) for key in keys.values())])
+        yield from _rows([*own, *(_row(key) for key in keys.values())])
         for key in keys.values():
             if key.subtable is not None:
-                yield f"### `{key.name}` of `{task}`\n"
+                yield f"### `{key.name}` of `{kind}`\n"
                 yield f"{key.key.help[:1].upper()}{key.key.help[1:]}. As `{key.name} = {{ ... }}`, or as a table"
                 yield f"`[models.{key.name}]` below its model.\n"
                 yield from _rows([_row(inner) for inner in keys_of(key.subtable).values()])
@@ -76,6 +83,8 @@ def _kind(key: TypedKey) -> str:
         bound = f" > {key.key.above}"
     if get_origin(key.kind) is tuple:
         return f"list of {_NAMES[get_args(key.kind)[0]]}s{bound}"
+    if key.is_free:
+        return "table"
     if key.kind not in _NAMES:
         return f"table of {_NAMES[get_args(key.kind)[1]]}s{bound}"
     return _NAMES[key.kind] + bound

@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from fathom_export.errors import SpecError
-from fathom_export.quantise.table import ENCODER_TARGET, refusal
+from fathom_export.quantise.table import ENCODER_TARGET, VLLM_TARGET, refusal
+from fathom_export.spec.cascade import CascadeLimits, CascadeOptions, CascadeRouter, CascadeServing
 from fathom_export.spec.key import Key
 from fathom_export.spec.limits import EncoderLimits
 from fathom_export.spec.profile import PROFILES, Profile, profile_fault, with_profile
@@ -17,14 +18,18 @@ from fathom_export.spec.quality import DecoderQuality, EncoderQuality
 from fathom_export.spec.quantisation import EncoderQuantisation, Quantisation
 from fathom_export.spec.serving import EncoderServing, Serving
 from fathom_export.spec.speculation import Speculation
+from fathom_export.spec.vllm import DTYPES, VllmLimits, VllmOptions, VllmPrecision, VllmServing
 from fathom_server.engine.settings import Dialect, EngineLimits
 from fathom_server.errors import SettingsError
 
 Task = Literal["generate", "embed", "rerank", "classify"]
+Engine = Literal["fathom", "vllm", "cascade"]
 Precision = Literal["fp32", "fp16", "int8", "int4", "fp8"]
 
 DEFAULT_DIALECT: Final[Dialect] = "cpu"
 DEFAULT_CONTEXT: Final = EngineLimits().max_context
+CALIBRATION_FILE: Final = "calibration.json"
+"""In the folder of a cascade's calibration."""
 NAME_PATTERN: Final = "[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
 
 _NAME: Final = re.compile(NAME_PATTERN)
@@ -67,6 +72,7 @@ class GenerateSpec:
         ),
     ] = None
     task: Literal["generate"] = "generate"
+    engine: Literal["fathom"] = "fathom"
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -92,6 +98,44 @@ class GenerateSpec:
             return None
         values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "precision"}
         return replace(self, **with_profile({**values, "profile": profile}))
+
+
+@dataclass(frozen=True, slots=True)
+class VllmSpec:
+    """An LLM that vLLM computes, through Triton's vLLM backend: one too large for a GPU, or of an architecture of its.
+
+    Its weights stay where they are; only the models that serve them are written.
+    """
+
+    name: Name
+    source: SourceName
+    precision: Annotated[
+        VllmPrecision,
+        Key(
+            "numbers that the weights are computed in: auto as the checkpoint has them, fp8 quantised while they are "
+            "loaded"
+        ),
+    ] = "auto"
+    limits: Annotated[VllmLimits, Key("what vLLM takes on at once")] = field(default_factory=VllmLimits)
+    serving: Annotated[VllmServing, Key("how Triton runs it")] = field(default_factory=VllmServing)
+    vllm: Annotated[VllmOptions, Key("what vLLM's engine is told")] = field(default_factory=VllmOptions)
+    task: Literal["generate"] = "generate"
+    engine: Literal["vllm"] = "vllm"
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        if self.precision in get_args(Precision):
+            _check_precision(self.task, VLLM_TARGET, self.precision)
+        if self.precision != "auto" and "quantization" in self.vllm.arguments:
+            raise SpecError(
+                f"vllm.arguments.quantization is {self.vllm.arguments['quantization']!r} and precision "
+                f"{self.precision!r}; leave one of the two out"
+            )
+
+    @property
+    def dtype(self) -> str:
+        """VLLM's ``dtype``."""
+        return DTYPES.get(self.precision, "auto")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +194,40 @@ class ClassifySpec(_EncoderSpec):
     task: Literal["classify"] = "classify"
 
 
-EncoderSpec = EmbedSpec | RerankSpec | ClassifySpec
-ModelSpec = GenerateSpec | EncoderSpec
+@dataclass(frozen=True, slots=True)
+class CascadeSpec:
+    """Two LLMs of the bundle behind the tensors of one: the small one answers, the large one where that is doubtful."""
 
-SPECS: Final[Mapping[Task, type[ModelSpec]]] = {
+    name: Name
+    cascade: Annotated[CascadeOptions, Key("which models answer, and when")]
+    source: Annotated[
+        str, Key("checkpoint whose tokenizer and chat template callers get; by default the small model's")
+    ] = ""
+    router: Annotated[CascadeRouter, Key("which requests go to the large model straight away")] = field(
+        default_factory=CascadeRouter
+    )
+    limits: Annotated[CascadeLimits, Key("what the cascade takes on at once")] = field(default_factory=CascadeLimits)
+    serving: Annotated[CascadeServing, Key("how Triton runs its models")] = field(default_factory=CascadeServing)
+    task: Literal["generate"] = "generate"
+    engine: Literal["cascade"] = "cascade"
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        if self.router.prompt_classifier and not self.cascade.encoder:
+            raise SpecError("router.prompt_classifier needs cascade.encoder; name a model of task embed")
+
+    @property
+    def precision(self) -> str:
+        """None of its own: nothing is computed here."""
+        return ""
+
+
+EncoderSpec = EmbedSpec | RerankSpec | ClassifySpec
+BuiltSpec = GenerateSpec | EncoderSpec
+"""A model whose graph is written here."""
+ModelSpec = BuiltSpec | VllmSpec | CascadeSpec
+
+SPECS: Final[Mapping[Task, type[BuiltSpec]]] = {
     "generate": GenerateSpec,
     "embed": EmbedSpec,
     "rerank": RerankSpec,
@@ -161,16 +235,41 @@ SPECS: Final[Mapping[Task, type[ModelSpec]]] = {
 }
 """The type of each task's spec."""
 
+ENGINES: Final[Mapping[Engine, type[GenerateSpec] | type[VllmSpec] | type[CascadeSpec]]] = {
+    "fathom": GenerateSpec,
+    "vllm": VllmSpec,
+    "cascade": CascadeSpec,
+}
+"""The type of an LLM's spec by who computes it; without ``engine`` it is Fathom."""
+
+DEFAULT_ENGINE: Final[Engine] = "fathom"
+
+KINDS: Final[Mapping[str, type[ModelSpec]]] = {
+    **dict(SPECS.items()),
+    **{engine: kind for engine, kind in ENGINES.items() if engine != DEFAULT_ENGINE},
+}
+"""Every type of spec, by its task, or by its engine where that is another than the task's own."""
+
+
+def task_of(kind: str) -> str:
+    """The task of a kind of spec: the kind itself, or an engine's."""
+    return kind if kind in SPECS else "generate"
+
 
 def model_names(spec: ModelSpec) -> tuple[str, ...]:
     """Names of the Triton models that a spec makes, the one that answers callers first."""
-    parts = ("tokenizer", "ensemble") if isinstance(spec, GenerateSpec) else ("tokenizer", "encoder")
+    if isinstance(spec, VllmSpec):
+        parts: tuple[str, ...] = ("tokenizer", "ensemble", "vllm")
+    elif isinstance(spec, CascadeSpec):
+        parts = ("tokenizer",)
+    else:
+        parts = ("tokenizer", "ensemble") if isinstance(spec, GenerateSpec) else ("tokenizer", "encoder")
     return (spec.name, *(f"{spec.name}_{part}" for part in parts))
 
 
 def weights_model(spec: ModelSpec) -> str:
-    """Name of the Triton model that holds the weights, and beside them the passport."""
-    return spec.name if isinstance(spec, GenerateSpec) else f"{spec.name}_encoder"
+    """Name of the Triton model that holds the weights, or stands for them, and beside them the passport."""
+    return spec.name if isinstance(spec, GenerateSpec | VllmSpec | CascadeSpec) else f"{spec.name}_encoder"
 
 
 def spec_settings(spec: ModelSpec) -> dict[str, Any]:
@@ -178,8 +277,15 @@ def spec_settings(spec: ModelSpec) -> dict[str, Any]:
 
     How many versions are kept changes none of them.
     """
-    settings: dict[str, Any] = json.loads(json.dumps({**asdict(spec), "limits": dict(spec.limits)}))
+    limits = asdict(spec.limits) if isinstance(spec, VllmSpec | CascadeSpec) else dict(spec.limits)
+    settings: dict[str, Any] = json.loads(json.dumps({**asdict(spec), "limits": limits}))
     del settings["serving"]["keep_versions"]
+    if isinstance(spec, VllmSpec):
+        return settings
+    if isinstance(spec, CascadeSpec):
+        settings["cascade"]["calibration"] = _text_settings(Path(spec.cascade.calibration) / CALIBRATION_FILE)
+        settings["cascade"]["hook"] = _text_settings(Path(spec.cascade.hook)) if spec.cascade.hook else ""
+        return settings
     if spec.quantisation.calibration_text:
         settings["quantisation"]["calibration_text"] = _text_settings(Path(spec.quantisation.calibration_text))
     if spec.quality.evaluation_text:

@@ -7,11 +7,14 @@ from typing import Any, Final, get_args, get_origin
 
 from fathom_export.spec.bundle import DEFAULT_REPOSITORY, MODELS_KEY, REPOSITORY_KEY
 from fathom_export.spec.key import MAX_COUNT, Key, TypedKey, keys_of
-from fathom_export.spec.model_spec import NAME_PATTERN, SPECS
+from fathom_export.spec.model_spec import DEFAULT_ENGINE, ENGINES, KINDS, NAME_PATTERN, SPECS, ModelSpec, task_of
 
 REPOSITORY_HELP: Final = "model repository to write, relative to this file"
 MODELS_HELP: Final = "the models to build"
 TASK_HELP: Final = "what the model does; the other keys depend on it"
+ENGINE_HELP: Final = (
+    "who computes an LLM: Fathom's engine; vLLM through Triton's backend, on several GPUs; a cascade of two others"
+)
 
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _TYPES: Final[Mapping[type, str]] = {str: "string", int: "integer", float: "number", bool: "boolean"}
@@ -19,13 +22,7 @@ _TYPES: Final[Mapping[type, str]] = {str: "string", int: "integer", float: "numb
 
 def bundle_schema() -> dict[str, Any]:
     """The schema (JSON Schema 2020-12) as JSON values."""
-    branches = [
-        {
-            "if": {"properties": {"task": {"const": task}}, "required": ["task"]},
-            "then": _table(spec, also={"task": {"const": task, "description": TASK_HELP}}),
-        }
-        for task, spec in SPECS.items()
-    ]
+    branches = [_branch(kind, spec) for kind, spec in KINDS.items()]
     model = {
         "type": "object",
         "properties": {"task": {"enum": list(SPECS), "description": TASK_HELP}},
@@ -44,6 +41,22 @@ def bundle_schema() -> dict[str, Any]:
         "required": [MODELS_KEY],
         "additionalProperties": False,
     }
+
+
+def _branch(kind: str, spec: type[ModelSpec]) -> dict[str, Any]:
+    """What holds for models of one task, or of one engine of it."""
+    task = task_of(kind)
+    condition: dict[str, Any] = {"properties": {"task": {"const": task}}, "required": ["task"]}
+    also: dict[str, Any] = {"task": {"const": task, "description": TASK_HELP}}
+    if kind in ENGINES:
+        condition["properties"]["engine"] = {"const": kind}
+        condition["required"].append("engine")
+        also["engine"] = {"const": kind, "description": ENGINE_HELP}
+    elif task == "generate":
+        others = [engine for engine in ENGINES if engine != DEFAULT_ENGINE]
+        condition["not"] = {"properties": {"engine": {"enum": others}}, "required": ["engine"]}
+        also["engine"] = {"enum": list(ENGINES), "description": ENGINE_HELP, "default": DEFAULT_ENGINE}
+    return {"if": condition, "then": _table(spec, also=also)}
 
 
 def bundle_schema_text() -> str:
@@ -73,6 +86,8 @@ def _value(key: TypedKey) -> dict[str, Any]:
         return description | {"enum": list(key.choices)} | default
     if get_origin(key.kind) is tuple:
         return description | {"type": "array", "items": _scalar(get_args(key.kind)[0], key.key)}
+    if key.is_free:
+        return description | {"type": "object"}
     if key.kind not in _TYPES:
         return description | {"type": "object", "additionalProperties": _scalar(get_args(key.kind)[1], key.key)}
     pattern = {"pattern": f"^{NAME_PATTERN}$"} if key.name == "name" else {}

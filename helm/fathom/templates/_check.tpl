@@ -25,12 +25,12 @@
 {{- $seen = append $seen .name -}}
 {{- end -}}
 {{- end -}}
-{{- range $path, $labels := dict "commonLabels" $v.commonLabels "server.podLabels" $v.server.podLabels "serviceMonitor.labels" $v.serviceMonitor.labels "server.podAnnotations" $v.server.podAnnotations "gateway.podAnnotations" $v.gateway.podAnnotations -}}
+{{- range $path, $labels := dict "commonLabels" $v.commonLabels "server.podLabels" $v.server.podLabels "serviceMonitor.labels" $v.serviceMonitor.labels "prometheusRule.labels" $v.prometheusRule.labels "dashboards.labels" $v.dashboards.labels "dashboards.annotations" $v.dashboards.annotations "server.podAnnotations" $v.server.podAnnotations "gateway.podAnnotations" $v.gateway.podAnnotations -}}
 {{- range $name, $_ := $labels -}}
 {{- if or (hasPrefix "app.kubernetes.io/" $name) (hasPrefix "helm.sh/" $name) (hasPrefix "fathom/" $name) (eq $name "kubectl.kubernetes.io/default-container") -}}
 {{- fail (printf "%s has %s, which the chart sets itself; choose another name" $path $name) -}}
 {{- end -}}
-{{- if and (ne $path "commonLabels") (not (hasSuffix "Annotations" $path)) (hasKey $v.commonLabels $name) -}}
+{{- if and (ne $path "commonLabels") (not (hasSuffix "nnotations" $path)) (hasKey $v.commonLabels $name) -}}
 {{- fail (printf "%s and commonLabels both have %s; keep one of them" $path $name) -}}
 {{- end -}}
 {{- end -}}
@@ -107,6 +107,9 @@
 {{- end -}}
 {{- if and (eq $v.autoscaling.kind "keda") (not $v.autoscaling.prometheusUrl) -}}
 {{- fail "autoscaling.kind is keda, but autoscaling.prometheusUrl is empty; give Prometheus's address, such as http://prometheus.monitoring.svc:9090" -}}
+{{- end -}}
+{{- if and $v.prometheusRule.enabled (not $v.serviceMonitor.enabled) -}}
+{{- fail "prometheusRule.enabled is true, but serviceMonitor.enabled is false: its rules name the labels that a ServiceMonitor gives, and would see nothing" -}}
 {{- end -}}
 {{- if and $v.ingress.enabled (not $v.gateway.enabled) -}}
 {{- fail "ingress.enabled is true, but gateway.enabled is false: there is nothing that it could lead to" -}}

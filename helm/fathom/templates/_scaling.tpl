@@ -13,5 +13,10 @@ name: {{ include "fathom.part" (list . "server") }}
 
 {{/* The series of this release's servers, as ServiceMonitor labels them. */}}
 {{- define "fathom.series" -}}
-{{- printf "{namespace=%q,service=%q}" .Release.Namespace (include "fathom.part" (list . "headless")) -}}
+{{- printf "{%s}" (include "fathom.matchers" (list . "headless")) -}}
+{{- end }}
+
+{{/* Matchers of the series of a service, as ServiceMonitor labels them: (list $ "headless"). */}}
+{{- define "fathom.matchers" -}}
+{{- printf "namespace=%q,service=%q" (first .).Release.Namespace (include "fathom.part" .) -}}
 {{- end }}

@@ -41,6 +41,11 @@
   mountPath: /tmp
 - name: shared-memory
   mountPath: /dev/shm
+{{- if .Values.server.adminKeySecret.name }}
+- name: admin-key
+  mountPath: /etc/fathom/admin
+  readOnly: true
+{{- end }}
 {{- end }}
 
 {{- define "fathom.serverVolumes" -}}
@@ -69,6 +74,11 @@
   emptyDir:
     medium: Memory
     sizeLimit: {{ .Values.server.sharedMemory | quote }}
+{{- with .Values.server.adminKeySecret.name }}
+- name: admin-key
+  secret:
+    secretName: {{ . | quote }}
+{{- end }}
 {{- if and (include "fathom.fills" .) (not (include "fathom.fillsByJob" .)) }}
 {{ include "fathom.fillVolumes" . | trim }}
 {{- end }}
@@ -109,7 +119,14 @@
 - --ready-timeout-s={{ .Values.server.readyTimeoutSeconds }}
 - --drain-s={{ include "fathom.drainSeconds" . }}
 - --cache-mb={{ .Values.server.cacheMb }}
+{{- if .Values.server.adminKeySecret.name }}
+- --admin-key-file=/etc/fathom/admin/{{ .Values.server.adminKeySecret.key }}
+{{- end }}
 - --log-level={{ .Values.server.logLevel }}
+- --log-format={{ .Values.server.logFormat }}
+{{- with .Values.tracing.otlpEndpoint }}
+- --otlp-endpoint={{ . }}
+{{- end }}
 {{- end }}
 
 {{/* The container of the server: (list $ command). */}}

@@ -9,7 +9,8 @@ from fathom_loadtest.commands.worker import read_address
 from fathom_loadtest.errors import ScenarioError
 from fathom_loadtest.scenario import SLO_NAMES, TASKS, Scenario, Slo, parse_setting, read_scenario
 from fathom_loadtest.scenario.loads import DEFAULT_DURATION_S
-from fathom_loadtest.workers.plan import ANY_HOST, DEFAULT_PORT, WorkerPlan
+from fathom_loadtest.workers.plan import ANY_HOST, DEFAULT_PORT, LOOPBACK, WorkerPlan
+from fathom_loadtest.workers.secret import VARIABLE, WorkerSecret
 
 if TYPE_CHECKING:
     from fathom_loadtest.gate.file import Objectives
@@ -56,6 +57,8 @@ _NAMES: Final = {
     "slos.ttft_ms": "SLO ttft_ms",
     "slos.itl_ms": "SLO itl_ms",
 }
+WEB_HOST: Final = "127.0.0.1"
+WEB_PORT: Final = 8089
 _SHAPES: Final = {"users": "closed", "rate": "open", "sweep": "sweep", "trace": "trace"}
 """The flags that decide the load's shape."""
 _ONE_TASK: Final = tuple(flag for flag, path in _FLAGS.items() if path.startswith("tasks[0]."))
@@ -99,7 +102,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     load.add_argument("--workers", type=int, metavar="N", help="share the load among N processes of this host")
     load.add_argument("--expect-workers", type=int, metavar="N", help="... or among N `fathom-load worker` elsewhere")
     load.add_argument(
-        "--master-bind", metavar="HOST:PORT", help=f"where these are awaited (default {ANY_HOST}:{DEFAULT_PORT})"
+        "--master-bind",
+        metavar="HOST:PORT",
+        help=f"where these are awaited (default: port {DEFAULT_PORT} of all addresses, of {LOOPBACK} without a secret)",
+    )
+    load.add_argument(
+        "--secret-file", type=Path, help=f"file with the secret that they and the run share (default: ${VARIABLE})"
     )
     content = parser.add_argument_group("content, of a scenario with one task")
     content.add_argument("--model", help="name of the model")
@@ -113,8 +121,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     content.add_argument("--temperature", type=float, help="sampling temperature (the server's default: greedy)")
     content.add_argument("--seed", type=int, help="of order, content, lengths and times (default 0)")
     load.add_argument(
-        "--web-ui", nargs="?", type=_port, const=8089, metavar="PORT", help="start and stop in Locust's web UI (8089)"
-    )
+        "--web-ui", nargs="?", type=_web_address, const=(WEB_HOST, WEB_PORT), metavar="[HOST:]PORT",
+        help=f"start and stop in Locust's web UI ({WEB_HOST}:{WEB_PORT})",
+    )  # fmt: skip
     judgement = parser.add_argument_group("report")
     judgement.add_argument("--slo", help=f"objectives for goodput and sweeps, NAME=MS,… of {', '.join(SLO_NAMES)}")
     judgement.add_argument(
@@ -164,6 +173,8 @@ def _worker_plan(options: argparse.Namespace) -> WorkerPlan | None:
     """Tell which workers share the load; None without any."""
     if options.workers is not None and options.expect_workers is not None:
         raise ScenarioError("--workers and --expect-workers are two kinds of workers; give one of them")
+    if options.secret_file is not None and options.expect_workers is None:
+        raise ScenarioError("--secret-file needs --expect-workers")
     number = options.workers if options.expect_workers is None else options.expect_workers
     if number is None:
         if options.master_bind is not None:
@@ -174,9 +185,11 @@ def _worker_plan(options: argparse.Namespace) -> WorkerPlan | None:
     if options.web_ui is not None:
         raise ScenarioError("--web-ui runs its users in this process; leave the workers out")
     if options.workers is not None:
-        return WorkerPlan(number, is_local=True, host="127.0.0.1", port=0)
-    host, port = read_address(options.master_bind) if options.master_bind else (ANY_HOST, DEFAULT_PORT)
-    return WorkerPlan(number, is_local=False, host=host, port=port)
+        return WorkerPlan(number, is_local=True, host=LOOPBACK, port=0, secret=WorkerSecret.random())
+    secret = WorkerSecret.given(options.secret_file)
+    default = (LOOPBACK if secret is None else ANY_HOST, DEFAULT_PORT)
+    host, port = read_address(options.master_bind) if options.master_bind else default
+    return WorkerPlan(number, is_local=False, host=host, port=port, secret=secret)
 
 
 def scenario_of(options: argparse.Namespace) -> Scenario:
@@ -231,10 +244,11 @@ def _numbers(text: str) -> list[float]:
         raise argparse.ArgumentTypeError(f"{text!r} is no number or list of numbers such as 0.5,1,2") from None
 
 
-def _port(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port; give a number between 1 and 65535")
-    return int(text)
+def _web_address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not port.isdecimal() or not 1 <= int(port) <= 65535:
+        raise argparse.ArgumentTypeError(f"{port!r} is no port; give a number between 1 and 65535")
+    return host or WEB_HOST, int(port)
 
 
 def _default_output(model: str) -> Path:

@@ -3,20 +3,13 @@
 import math
 import random
 import time
-from typing import Final, Protocol
+from typing import Protocol
 
 from fathom_client import protocol
 from fathom_loadtest.errors import RefusedRequest
 from fathom_loadtest.twin.metrics import AnswerTimes, TwinMetrics
 from fathom_loadtest.twin.plan import AnswerPlan
 from fathom_loadtest.twin.timeline import Timeline
-
-REFUSAL_S: Final = 0.002
-"""So long after its arrival a request is refused.
-
-Where it was refused at once, Triton 2.51 ended in two of five starts under load. As its source reads, it notes a
-streamed request as under way only after it has handed it to the model, even one whose error is back by then.
-"""
 
 
 class AnswerSender(Protocol):
@@ -40,12 +33,12 @@ class AnswerSender(Protocol):
 
 
 class Refusal:
-    """A request that is refused as soon as it may be; moved on as an ``Answer`` is."""
+    """A request that is refused at ``event_s``, by ``time.monotonic``; moved on as an ``Answer`` is."""
 
-    def __init__(self, sender: AnswerSender, refusal: RefusedRequest) -> None:
+    def __init__(self, sender: AnswerSender, refusal: RefusedRequest, event_s: float) -> None:
         self.ended = False
         self.arrived_s = time.monotonic()
-        self.event_s = time.monotonic() + REFUSAL_S
+        self.event_s = event_s
         self._sender = sender
         self._refusal = refusal
 

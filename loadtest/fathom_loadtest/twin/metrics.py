@@ -69,7 +69,7 @@ class TwinMetrics:
     _prompt_tokens: int = 0
     _generation_tokens: int = 0
     _begun: int = 0
-    _ends: Counter[str] = field(default_factory=Counter)
+    _ends: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(names.FINISHED_REASONS, 0)))
     _times: Mapping[str, Histogram] = field(default_factory=lambda: {name: Histogram() for name in _TIMES})
 
     def admitted(self, prompt_tokens: int, waited_s: float) -> None:

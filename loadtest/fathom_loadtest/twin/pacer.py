@@ -9,6 +9,7 @@ import time
 from collections import deque
 from typing import Final
 
+from fathom_client import protocol
 from fathom_loadtest.errors import RefusedRequest
 from fathom_loadtest.twin.admission import Admission
 from fathom_loadtest.twin.answer import Answer, AnswerSender, Refusal
@@ -58,8 +59,8 @@ class Pacer:
         lane.add(answer, admitted=runs)
 
     def refuse(self, sender: AnswerSender, refusal: RefusedRequest) -> None:
-        """Refuse a request, a moment later and from a lane's thread."""
-        answer = Refusal(sender, refusal)
+        """Refuse a request, a moment later (``protocol.REFUSE_AFTER_S``) and from a lane's thread."""
+        answer = Refusal(sender, refusal, time.monotonic() + protocol.REFUSE_AFTER_S + _MOST_LEAD_S)
         lane = self._lane_of[answer] = self._lanes[next(self._turn) % len(self._lanes)]
         lane.add(answer, admitted=False)
 

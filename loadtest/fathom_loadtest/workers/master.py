@@ -1,5 +1,6 @@
 """The master: leads workers through each phase, and gathers what they recorded."""
 
+import os
 import subprocess
 import sys
 import time
@@ -19,6 +20,8 @@ from fathom_loadtest.generator import GeneratorLoad
 from fathom_loadtest.phase import Phase
 from fathom_loadtest.target import ServerWatch
 from fathom_loadtest.workers import wire
+from fathom_loadtest.workers.secret import VARIABLE, WorkerSecret
+from fathom_loadtest.workers.sockets import use_as_master
 from fathom_loadtest.workload import Workload
 
 GATHER_WITHIN_S: Final = 300.0
@@ -57,13 +60,18 @@ class WorkerCrew(Crew):
     whose heartbeat stays out for three seconds, ends the run.
     """
 
-    def __init__(self, on_tick: Callable[[Phase], None], host: str, port: int) -> None:
-        """Listen for workers; port 0 takes any. Raises WorkerError where the address cannot be listened on."""
+    def __init__(self, on_tick: Callable[[Phase], None], host: str, port: int, secret: WorkerSecret | None) -> None:
+        """Listen for workers that have the ``secret``; port 0 takes any.
+
+        Raises WorkerError where the address cannot be listened on.
+        """
         super().__init__(on_tick)
+        self._secret = secret
         self._members: list[_Member] = []
         self._processes: list[subprocess.Popen[bytes]] = []
         self._inbox: Queue[Any] = Queue()
         self._environment = Environment(user_classes=[])
+        use_as_master(secret)
         try:
             self._runner = self._environment.create_master_runner(host, port)
         except (Exception, SystemExit) as error:  # Locust ends the process where a port is taken
@@ -77,9 +85,12 @@ class WorkerCrew(Crew):
     def start_workers(self, number: int) -> None:
         """Start workers on this host; they end with this process."""
         command = [sys.executable, "-m", "fathom_loadtest", "worker", f"127.0.0.1:{self.port}", "--end-with-input"]
+        known = {} if self._secret is None else {VARIABLE: self._secret.text}
         for _ in range(number):
             # a session of their own: Ctrl-C is the master's, who tells them
-            self._processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True))
+            self._processes.append(
+                subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, env=os.environ | known)
+            )
 
     def gather(self, number: int, workload: Workload) -> None:
         """Wait for so many workers and give each the workload; who comes later has nothing to do.

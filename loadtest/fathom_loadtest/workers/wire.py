@@ -1,8 +1,8 @@
 """What a master and its workers say to each other.
 
 Messages travel as Locust's own do: msgpack over ZeroMQ, from a ``MasterRunner`` to ``WorkerRunner``s and back, which
-also keep each other's heartbeat. They hold plain values only. There is no encryption and no password: with workers of
-this host a master listens on the loopback interface, and workers of others belong in the same private network.
+also keep each other's heartbeat. They hold plain values only. Master and workers that share a secret speak CurveZMQ
+(``sockets.py``); without one there is no encryption, and a master listens on the loopback interface unless told else.
 """
 
 from collections.abc import Mapping

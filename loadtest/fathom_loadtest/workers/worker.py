@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import gevent
+from gevent.event import Event
 from gevent.fileobject import FileObject
 from gevent.queue import Queue
 from locust.env import Environment
@@ -22,6 +23,8 @@ from fathom_loadtest.phase import Phase
 from fathom_loadtest.target import ServerWatch
 from fathom_loadtest.workers import wire
 from fathom_loadtest.workers.outgoing import OutgoingRecorder
+from fathom_loadtest.workers.secret import WorkerSecret
+from fathom_loadtest.workers.sockets import use_as_worker
 from fathom_loadtest.workload import Share, Workload
 
 _SEND_EVERY_S: Final = 0.5
@@ -52,21 +55,18 @@ class WorkerPhase(Phase):
 
 
 class Worker:
-    """One worker from its first word to its last. Raises WorkerError where no master is reached."""
+    """One worker from its first word to its last; ``secret`` is the master's, too.
 
-    def __init__(self, host: str, port: int) -> None:
+    Raises WorkerError where no master is reached, or it has another secret.
+    """
+
+    def __init__(self, host: str, port: int, secret: WorkerSecret | None) -> None:
         logging.getLogger("locust").setLevel(logging.CRITICAL)  # what matters is said in our own words
         self._inbox: Queue[Any] = Queue()
         self._allowed: Queue[int | None] = Queue()
         self._crew: LocalCrew | None = None
         self._workload: Workload | None = None
-        try:
-            self._runner = Environment(user_classes=[]).create_worker_runner(host, port)
-        except Exception as error:
-            raise WorkerError(
-                f"no master answers at {host}:{port} ({error or type(error).__name__}); start one with "
-                "fathom-load run --expect-workers"
-            ) from error
+        self._runner = _reach_master(host, port, secret)
         for kind in (wire.WORKLOAD, wire.PHASE):
             self._runner.register_message(kind, self._receive)
         self._runner.register_message(wire.OPEN, self._on_open)
@@ -146,3 +146,30 @@ class Worker:
         if self._crew is not None:
             self._crew.interrupt()
         self._inbox.put(None)
+
+
+def _reach_master(host: str, port: int, secret: WorkerSecret | None) -> Any:
+    """Give Locust's runner once the master has answered; raises WorkerError."""
+    refused = Event()
+    use_as_worker(secret, refused.set)
+
+    def reach() -> Any:
+        try:
+            return Environment(user_classes=[]).create_worker_runner(host, port)
+        except Exception as error:  # handed on: gevent would print what a greenlet raises
+            return error
+
+    reaching = gevent.spawn(reach)
+    gevent.wait([reaching, refused], count=1)
+    if not reaching.ready():
+        own = "no secret" if secret is None else "another secret, or none"
+        raise WorkerError(
+            f"the master at {host}:{port} does not take this worker, which has {own}; give both the same --secret-file"
+        )
+    if isinstance(reaching.value, Exception):
+        error = reaching.value
+        raise WorkerError(
+            f"no master answers at {host}:{port} ({error or type(error).__name__}); start one with "
+            "fathom-load run --expect-workers"
+        ) from error
+    return reaching.value

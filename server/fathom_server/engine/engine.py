@@ -10,6 +10,7 @@ from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 from typing import Final
 
+from fathom_server.engine.answer_length import checked_max_tokens
 from fathom_server.engine.answer_text import AnswerText
 from fathom_server.engine.best_of import AnswerSelection
 from fathom_server.engine.block_pool import ROOT, BlockPool
@@ -43,11 +44,14 @@ logger: Final = logging.getLogger("fathom.engine")
 
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
-    """How busy the engine is: requests that run and that wait, and the share of the cache's blocks that is held."""
+    """How busy the engine is: requests that run and that wait, and the share of the cache's blocks that is held.
+
+    None where nobody knows.
+    """
 
     running: int
     waiting: int
-    cache_usage: float = 0.0
+    cache_usage: float | None = 0.0
 
 
 class Engine:
@@ -190,32 +194,15 @@ class Engine:
             return EngineLoad(running, max(0, self._unfinished - running), usage)
 
     def _checked_max_tokens(self, prompt_ids: Ids[int], sampling: SamplingParameters) -> int:
-        if not len(prompt_ids):
-            raise InvalidRequestError("the prompt is empty; it must have at least one token")
         context = min(self._limits.max_context, self._pool.geometry.blocks * self._pool.geometry.block_tokens)
-        if len(prompt_ids) >= context:
-            raise InvalidRequestError(
-                f"the prompt has {len(prompt_ids)} tokens; the model takes at most {context - 1}, since prompt and "
-                f"answer share a context of {context}"
-            )
+        max_tokens = checked_max_tokens(len(prompt_ids), sampling, context, self._limits.default_max_tokens)
         if min(prompt_ids) < 0 or max(prompt_ids) >= self._vocabulary:
             stranger = next(token for token in prompt_ids if not 0 <= token < self._vocabulary)
             raise InvalidRequestError(
                 f"input_ids holds {stranger}; the vocabulary has the ids 0 to {self._vocabulary - 1}"
             )
         sampling.check_vocabulary(self._vocabulary)
-        room = context - len(prompt_ids)
-        wanted, name = sampling.max_tokens, "max_tokens"
-        if wanted is None:
-            wanted, name = sampling.min_tokens, "min_tokens"
-        if wanted > room:
-            raise InvalidRequestError(
-                f"{name} is {wanted}, but a prompt of {len(prompt_ids)} tokens leaves {room} of the context of "
-                f"{context}; ask for at most {room} or shorten the prompt"
-            )
-        if sampling.max_tokens is not None:
-            return sampling.max_tokens
-        return min(max(self._limits.default_max_tokens, sampling.min_tokens), room)
+        return max_tokens
 
     # ---- the engine's thread ----
 

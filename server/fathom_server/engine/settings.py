@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self, get_args
 
 from fathom_server.errors import SettingsError
+from fathom_server.sizing.shape import StoredModel
 
 ENGINE_FILE: Final = "engine.json"
 GRAPH_FILE: Final = "model.onnx"
@@ -166,7 +167,8 @@ class EngineSettings:
     """Everything in ``engine.json``.
 
     ``fast_lane`` is the precision of a second graph of the same weights, in the folder of that name below this one,
-    with an ``engine.json`` of its own; empty where there is one graph.
+    with an ``engine.json`` of its own; empty where there is one graph. ``stored`` is for the arithmetic of memory; None
+    where the export is of a version that did not say it.
     """
 
     graph: GraphDescription
@@ -174,6 +176,7 @@ class EngineSettings:
     eos_token_ids: tuple[int, ...] = ()
     speculation: SpeculationSettings = field(default_factory=SpeculationSettings)
     fast_lane: str = ""
+    stored: StoredModel | None = None
 
     def __post_init__(self) -> None:
         if self.limits.max_context > self.graph.max_context:
@@ -198,6 +201,7 @@ class EngineSettings:
                 eos_token_ids=tuple(raw["eos_token_ids"]),
                 speculation=SpeculationSettings(**raw.get("speculation", {})),
                 fast_lane=str(raw.get("fast_lane", "")),
+                stored=StoredModel.from_json(raw.get("stored")),
             )
         except FileNotFoundError as error:
             raise SettingsError(f"{path} is missing; export the model again with fathom-export") from error

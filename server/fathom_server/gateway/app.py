@@ -1,5 +1,7 @@
 """The gateway as an ASGI application."""
 
+from typing import TYPE_CHECKING
+
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -18,13 +20,22 @@ from fathom_server.gateway.errors import ApiError, GatewayFaultError, error_resp
 from fathom_server.gateway.routes import chat, completions, embeddings, health, metrics, models, rerank
 from fathom_server.gateway.settings import GatewaySettings
 
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
-def create_app(settings: GatewaySettings, client: AsyncClient, counted: GatewayMetrics | None = None) -> ASGIApp:
+
+def create_app(
+    settings: GatewaySettings,
+    client: AsyncClient,
+    counted: GatewayMetrics | None = None,
+    traces: "TracerProvider | None" = None,
+) -> ASGIApp:
     """The application over one connection to Triton, which stays the caller's to close.
 
     A request goes through the layers below from the outermost, the last, to the routes. Routes find ``settings``,
     ``client`` and ``catalog`` in ``request.app.state``, and what the edge's layers know of a request by
-    ``edge.request_record.record_of``. ``counted`` is where requests are counted. Raises SettingsError.
+    ``edge.request_record.record_of``. ``counted`` is where requests are counted, ``traces`` where their
+    spans go. Raises SettingsError.
     """
     api = FastAPI(title="Fathom", description="OpenAI's API in front of NVIDIA Triton.", redoc_url=None)
     api.state.settings = settings
@@ -36,7 +47,7 @@ def create_app(settings: GatewaySettings, client: AsyncClient, counted: GatewayM
     api.add_exception_handler(Exception, _fail)
     for module in (models, completions, chat, embeddings, rerank, health, metrics):
         api.include_router(module.router)
-    return with_edge(api, settings, counted or GatewayMetrics())
+    return with_edge(api, settings, counted or GatewayMetrics(), traces)
 
 
 async def _refuse(_request: Request, error: Exception) -> Response:

@@ -31,6 +31,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--drain-s", type=float, metavar="S", help="seconds in which a stop is complete (default: 30)")
     parser.add_argument("--log-prompts", action="store_true", default=None, help="let prompts and answers into the log")
+    parser.add_argument(
+        "--otlp-endpoint",
+        metavar="URL",
+        help="send traces to this collector (OTLP over HTTP); see docs/observability.md",
+    )
     return parser
 
 

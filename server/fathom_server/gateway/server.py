@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from types import FrameType
@@ -11,7 +12,7 @@ from typing import Final
 
 import uvicorn
 
-from fathom_client import AsyncClient
+from fathom_client import AsyncClient, Tls
 from fathom_client.errors import InvalidArgumentError
 from fathom_server.errors import SettingsError
 from fathom_server.gateway.app import create_app
@@ -19,6 +20,7 @@ from fathom_server.gateway.edge.access_log import configure_logging
 from fathom_server.gateway.edge.http_protocol import MAX_HEAD_BYTES, allow_connections, protocol_of
 from fathom_server.gateway.edge.metrics import GatewayMetrics
 from fathom_server.gateway.settings import GatewaySettings
+from fathom_server.tracing import GATEWAY_SERVICE, tracer_provider
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 BACKLOG: Final = 2048
@@ -31,22 +33,47 @@ def run(settings: GatewaySettings) -> int:
     everything at once. Raises SettingsError for a target or an address that cannot be.
     """
     configure_logging()
+    check_tls(settings)
     allow_connections(settings)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what others reload upon; changed keys are seen without it
     with contextlib.closing(_listen(settings.host, settings.port)) as listening:
         return asyncio.run(_serve(settings, listening))
 
 
+def check_tls(settings: GatewaySettings) -> None:
+    """Raise SettingsError for a certificate and key that cannot be served with."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(settings.tls_cert, settings.tls_key, password=b"")  # else OpenSSL asks the terminal
+    except OSError as error:  # an SSLError, too, is one
+        raise SettingsError(
+            f"tls_cert {settings.tls_cert} and tls_key {settings.tls_key} cannot be served with ({error}): give a "
+            "certificate and its key in PEM form, the key without a password"
+        ) from None
+
+
+def _target_tls(settings: GatewaySettings) -> Tls | None:
+    """How Triton is spoken with; raises InvalidArgumentError."""
+    if settings.target_ca is None:
+        return None
+    return Tls(settings.target_ca, settings.target_cert, settings.target_key, settings.target_server_name or None)
+
+
 async def _serve(settings: GatewaySettings, listening: socket.socket) -> int:
     try:
-        client = AsyncClient(settings.target, timeout=settings.request_timeout_s)
+        client = AsyncClient(settings.target, timeout=settings.request_timeout_s, tls=_target_tls(settings))
     except InvalidArgumentError as error:
         raise SettingsError(f"target: {error}") from error
     counted = GatewayMetrics()
+    traces = None
+    if settings.otlp_endpoint:
+        traces = tracer_provider(settings.otlp_endpoint, GATEWAY_SERVICE, settings.trace_share)
     async with client:
         server = _Server(
             uvicorn.Config(
-                create_app(settings, client, counted),
+                create_app(settings, client, counted, traces),
                 http=protocol_of(settings, counted),
                 ws="none",
                 h11_max_incomplete_event_size=MAX_HEAD_BYTES,
@@ -55,11 +82,15 @@ async def _serve(settings: GatewaySettings, listening: socket.socket) -> int:
                 access_log=False,
                 server_header=False,
                 backlog=BACKLOG,
+                ssl_certfile=settings.tls_cert,
+                ssl_keyfile=settings.tls_key,
                 timeout_keep_alive=round(settings.keep_alive_s),
                 timeout_graceful_shutdown=settings.drain_s,  # type: ignore[arg-type] # parts of a second are taken, too
             )
         )
         await server.serve(sockets=[listening])
+        if traces is not None:
+            await asyncio.to_thread(traces.shutdown)
         return 1 if server.has_cut_off else 0
 
 

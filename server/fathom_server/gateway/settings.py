@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from fathom_server.errors import SettingsError
+from fathom_server.tracing import check_endpoint
 
 DEFAULT_TARGET: Final = "localhost:8001"
 DEFAULT_HOST: Final = "127.0.0.1"
@@ -14,15 +15,22 @@ DEFAULT_PORT: Final = 9000
 """The port of Triton's own OpenAI frontend."""
 
 MIB: Final = 1 << 20
+_PATHS: Final = frozenset({"target_ca", "target_cert", "target_key", "tls_cert", "tls_key", "keys"})
 
 
 @dataclass(frozen=True, slots=True)
 class GatewaySettings:
     """One gateway: which Triton it asks, where it listens, whom it lets in and how much of what.
 
-    ``target`` is HOST:PORT of Triton's gRPC service. ``keys`` is a file of API keys or a folder of them; without it
-    everybody is let in. ``cors_origins`` are the web origins whose pages may call, none without. ``log_prompts`` lets
-    texts into the log.
+    ``target`` is HOST:PORT of Triton's gRPC service. Where that is encrypted, ``target_ca`` is who signed its
+    certificate, ``target_server_name`` the name in it, if it is not the host's, and ``target_cert`` with ``target_key``
+    what it asks of its callers. ``tls_cert`` and ``tls_key`` encrypt the gateway's own HTTP. All are PEM files.
+
+    ``keys`` is a file of API keys or a folder of them; without it everybody is let in. ``cors_origins`` are the web
+    origins whose pages may call, none without. ``log_prompts`` lets texts into the log.
+
+    ``otlp_endpoint`` is the address of a collector of OpenTelemetry's traces, none if empty; ``trace_share`` (0 to 1)
+    is how many of the traces that begin at the gateway are kept.
 
     Limits: ``max_body_bytes`` of a request's body and ``max_json_depth`` of its JSON; ``max_prompts`` in one
     request; for each key (for everybody together where there are no keys) ``max_concurrent_requests``,
@@ -38,9 +46,17 @@ class GatewaySettings:
     target: str = DEFAULT_TARGET
     host: str = DEFAULT_HOST
     port: int = DEFAULT_PORT
+    target_ca: Path | None = None
+    target_server_name: str = ""
+    target_cert: Path | None = None
+    target_key: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     keys: Path | None = None
     cors_origins: tuple[str, ...] = ()
     log_prompts: bool = False
+    otlp_endpoint: str = ""
+    trace_share: float = 1.0
     max_body_bytes: int = 16 * MIB
     max_json_depth: int = 64
     max_prompts: int = 64
@@ -57,6 +73,15 @@ class GatewaySettings:
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:
             raise SettingsError(f"port is {self.port}; a port is a number from 1 to 65535")
+        for certificate, key in (("tls_cert", "tls_key"), ("target_cert", "target_key")):
+            if (getattr(self, certificate) is None) != (getattr(self, key) is None):
+                raise SettingsError(f"only one of {certificate} and {key} is given; give both, or neither")
+        if self.target_ca is None and (self.target_cert is not None or self.target_server_name):
+            raise SettingsError("target_cert and target_server_name need target_ca: who signed Triton's certificate")
+        if self.otlp_endpoint:
+            check_endpoint("otlp_endpoint", self.otlp_endpoint)
+        if not 0 <= self.trace_share <= 1:
+            raise SettingsError(f"trace_share is {self.trace_share:g}; it must be from 0 to 1")
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name.endswith("_s") and not (value > 0 and math.isfinite(value)):
@@ -69,7 +94,7 @@ class GatewaySettings:
     def load(cls, file: Path, **given: Any) -> Self:
         """Read a TOML file whose keys are the fields' names; ``given`` values stand above the file's.
 
-        ``keys`` may be relative to the file. Raises SettingsError naming the file and the key.
+        Paths may be relative to the file. Raises SettingsError naming the file and the key.
         """
         try:
             table = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -78,8 +103,7 @@ class GatewaySettings:
         except tomllib.TOMLDecodeError as error:
             raise SettingsError(f"{file} is not TOML: {error}") from error
         values = {name: _checked(file, name, value) for name, value in table.items()}
-        if "keys" in values:
-            values["keys"] = file.parent / values["keys"]
+        values |= {name: file.parent / value for name, value in values.items() if name in _PATHS}
         try:
             return replace(cls(**values), **given)
         except SettingsError as error:
@@ -93,7 +117,7 @@ def _checked(file: Path, name: str, value: object) -> Any:
         known = ", ".join(each.name for each in fields(GatewaySettings))
         raise SettingsError(f"{file} has the key {name!r}, which is not known; known: {known}")
     default = None if field.default is MISSING else field.default
-    if name == "keys":
+    if name in _PATHS:
         wanted, fits = "the path of a file or folder", isinstance(value, str) and bool(value)
     elif isinstance(default, bool):
         wanted, fits = "true or false", isinstance(value, bool)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Final, Self
 
-from fathom_server.errors import LaunchError, SettingsError
+from fathom_server.errors import NotReadyError, SettingsError
 from fathom_server.gateway.settings import GatewaySettings
 from fathom_server.launcher.drain import KILL_MARGIN_S
 from fathom_server.launcher.ports import Ports
@@ -38,8 +38,13 @@ class GatewayProcess:
             raise SettingsError(
                 f"--openai-port needs {' and '.join(missing)}; install them with pip install 'fathom-server[gateway]'"
             )
-        if settings.openai_config is not None:
-            GatewaySettings.load(settings.openai_config)
+        config = GatewaySettings() if settings.openai_config is None else GatewaySettings.load(settings.openai_config)
+        if settings.tls_cert is not None and config.target_ca is None:
+            raise SettingsError(
+                "--tls-cert encrypts Triton's gRPC, which the gateway asks: name who signed the certificate as "
+                "target_ca (and a name in it as target_server_name) in --openai-config"
+            )
+        self._is_encrypted = config.tls_cert is not None
         self._settings = settings
         self._ports = ports
         self._post: Callable[[GatewayEnded], None] = lambda _: None
@@ -69,14 +74,14 @@ class GatewayProcess:
         threading.Thread(target=self._await_exit, args=(self._process,), name="gateway-exit", daemon=True).start()
 
     def wait_until_listening(self) -> None:
-        """Return when it answers; raises LaunchError if it ends or does not."""
+        """Return when it answers; raises NotReadyError if it ends or does not."""
         deadline = time.monotonic() + START_S
         assert self._process is not None  # noqa: S101 (ensure_running comes first)
-        while get(self._settings.host, self._port, "/health/live")[0] != 200:
+        while get(self._settings.host, self._port, "/health/live", is_encrypted=self._is_encrypted)[0] != 200:
             if (status := self._process.poll()) is not None:
-                raise LaunchError(f"the gateway ended with status {status} before it listened; its own lines say why")
+                raise NotReadyError(f"the gateway ended with status {status} before it listened; its own lines say why")
             if time.monotonic() >= deadline:
-                raise LaunchError(f"the gateway does not answer on port {self._port} after {START_S:g} s")
+                raise NotReadyError(f"the gateway does not answer on port {self._port} after {START_S:g} s")
             time.sleep(POLL_S)
 
     def terminate(self) -> None:
@@ -110,6 +115,8 @@ class GatewayProcess:
         command += ["--drain-s", f"{max(settings.drain_s - KILL_MARGIN_S, settings.drain_s / 2):g}"]
         if settings.openai_config is not None:
             command += ["--config", str(settings.openai_config)]
+        if settings.otlp_endpoint:
+            command += ["--otlp-endpoint", settings.otlp_endpoint]
         return command
 
     def _await_exit(self, process: "subprocess.Popen[bytes]") -> None:

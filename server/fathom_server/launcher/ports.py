@@ -63,6 +63,15 @@ def choose_ports(settings: LaunchSettings) -> Ports:
     return Ports(*chosen)
 
 
+def taken_port(host: str, ports: Ports) -> int | None:
+    """A port that somebody else listens on by now, None if all could be opened."""
+    for port in filter(None, (ports.grpc, ports.http, ports.metrics, ports.openai)):
+        error = _bind_error(host, port)
+        if error is not None and error.errno == errno.EADDRINUSE:
+            return port
+    return None
+
+
 def write_ports_file(path: Path, ports: Ports) -> None:
     """Write the ports as JSON; a reader sees the whole file or none."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")

@@ -1,5 +1,6 @@
 """Triton as a process: started in a group of its own, watched, ended with everything it started."""
 
+import contextlib
 import os
 import queue
 import secrets
@@ -14,14 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, Self
 
+from fathom_server.backends.fathom.drain_watch import DRAIN_VARIABLE, DrainWord, write_drain_word
 from fathom_server.backends.tokenizer.encoder_backlog import ADDRESS_VARIABLE
+from fathom_server.cascade.address import GRPC_VARIABLE
 from fathom_server.errors import LaunchError
 from fathom_server.launcher.backend_folder import assemble_backends, python_folder
 from fathom_server.launcher.ports import Ports
+from fathom_server.launcher.protection import ADMIN_KEY_VARIABLE, Protection
 from fathom_server.launcher.repository_check import MIB, SHARED_MEMORY, check_repository, wanted_features
 from fathom_server.launcher.settings import LaunchSettings
 from fathom_server.launcher.triton_log import LogForwarder, LogLine, LogReader, TritonEvent
 from fathom_server.launcher.tritonserver import Tritonserver
+from fathom_server.tracing import ENDPOINT_VARIABLE, triton_flags
+from fathom_server.vllm.settings import most_requests
 
 GUARDIAN: Final = Path(__file__).with_name("guardian.py")
 GPU_DEVICES: Final = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
@@ -65,10 +71,13 @@ class TritonProcess:
     models and a guardian share a process group. Raises LaunchError if it cannot be started.
     """
 
-    def __init__(self, tritonserver: Tritonserver, settings: LaunchSettings, ports: Ports) -> None:
+    def __init__(
+        self, tritonserver: Tritonserver, settings: LaunchSettings, ports: Ports, protection: Protection
+    ) -> None:
         self._tritonserver = tritonserver
         self._settings = settings
         self._ports = ports
+        self._protection = protection
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._reader = LogReader()
         self._region_prefix = f"fathom_{secrets.token_hex(6)}_"
@@ -125,6 +134,11 @@ class TritonProcess:
         """Process id of Triton itself."""
         return self._triton.pid
 
+    def tell_models(self, word: DrainWord) -> None:
+        """Tell Fathom's LLMs to refuse new requests, or to end those that run."""
+        with contextlib.suppress(OSError):  # a full disk must not keep the server from stopping
+            write_drain_word(self._drain_file, word)
+
     def terminate(self) -> None:
         """Ask Triton to finish what runs and end."""
         self._triton.send_signal(signal.SIGTERM)
@@ -137,6 +151,11 @@ class TritonProcess:
         environment = self._tritonserver.environment(python_folder(self._folder / "bin"))
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         environment[ADDRESS_VARIABLE] = f"{host}:{self._ports.metrics}"
+        environment[GRPC_VARIABLE] = f"{host}:{self._ports.grpc}"
+        environment[DRAIN_VARIABLE] = str(self._drain_file)
+        environment.pop(ADMIN_KEY_VARIABLE, None)  # models need not know it
+        if self._settings.otlp_endpoint:
+            environment[ENDPOINT_VARIABLE] = self._settings.otlp_endpoint
         self._tritonserver.check_stub(environment)
         command = self._command(has_gpu)
         guardian = [sys.executable, "-I", "-S", str(GUARDIAN), str(self._folder), self._region_prefix]
@@ -160,6 +179,10 @@ class TritonProcess:
         self._pump.start()
         threading.Thread(target=self._await_exit, name="triton-exit", daemon=True).start()
 
+    @property
+    def _drain_file(self) -> Path:
+        return self._folder / "drain"
+
     def _command(self, has_gpu: bool) -> list[str]:
         settings, ports = self._settings, self._ports
         backends = assemble_backends(self._tritonserver, self._folder / "backends")
@@ -176,10 +199,14 @@ class TritonProcess:
             "--exit-on-error=true",
             f"--exit-timeout-secs={triton_exit_timeout_s(settings.drain_s)}",
             f"--log-verbose={settings.log_verbose}",
+            *self._protection.flags(),
         ]
         command += [
             f"--backend-config={name},shm-region-prefix-name={self._region_prefix}" for name in backends.python_based
         ]
+        if most := most_requests(settings.repository):
+            # Triton holds a thread for each request to another model until its first response; by default it has 32
+            command.append(f"--backend-config=fathom,thread-pool-size={most}")
         if not settings.auto_complete_config:
             # export writes whole configs; completing one would start every Python model's stub a second time
             command.append("--disable-auto-complete-config")
@@ -190,6 +217,8 @@ class TritonProcess:
                 command.append(f"--cache-directory={self._tritonserver.caches}")
         if wanted.rate_limiter:
             command.append("--rate-limit=execution_count")
+        if settings.otlp_endpoint:
+            command += triton_flags(settings.otlp_endpoint)
         if not has_gpu:
             command += ["--allow-gpu-metrics=false", "--pinned-memory-pool-byte-size=0"]
         return command
@@ -209,5 +238,5 @@ class TritonProcess:
 
 
 def triton_exit_timeout_s(drain_s: float) -> int:
-    """How long Triton itself waits, in whole seconds: a little less, so that it says what it gave up before the end."""
-    return max(1, int(drain_s) - 2)
+    """How long Triton itself waits, in whole seconds: longer, since at the end it cuts answers off without a word."""
+    return int(drain_s) + 10

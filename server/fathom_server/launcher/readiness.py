@@ -2,23 +2,42 @@
 
 import http.client
 import json
+import ssl
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
-from fathom_server.errors import LaunchError
+from fathom_server.errors import NotReadyError
 from fathom_server.launcher.ports import Ports
 from fathom_server.launcher.process import Exited, SignalReceived, TritonProcess
+from fathom_server.launcher.stub_watch import stubs_of, unburied_stubs
 from fathom_server.launcher.triton_log import ModelFailed, ModelLoaded, ModelLoading, say
 
 POLL_S: Final = 0.2
+SEARCH_S: Final = 1.0
+DEAD_S: Final = 5.0
+"""How long Triton may leave a model's process unburied that ended while it loaded, before it is known to hang: it waits
+for ever for one that is killed, or that ends before it can say why."""
+TIMEOUT_S: Final = 2.0
+_TOKENIZER_FILES: Final = "*/fathom_text.py"
+"""What fathom-export puts into a tokenizer model's versions; its requests take milliseconds."""
 ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (a key to look up, nothing is bound)
 
 
-def get(host: str, port: int, path: str, timeout_s: float = 2.0) -> tuple[int, bytes]:
-    """Status and body of a GET to this machine's Triton; status 0 if it does not answer."""
-    connection = http.client.HTTPConnection(ANY_ADDRESS.get(host, host), port, timeout=timeout_s)
+def get(
+    host: str, port: int, path: str, headers: Mapping[str, str] | None = None, *, is_encrypted: bool = False
+) -> tuple[int, bytes]:
+    """Status and body of a GET to a server of ours on this machine; status 0 if it does not answer."""
+    host = ANY_ADDRESS.get(host, host)
+    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+    if is_encrypted:  # by a certificate of some name; it is our own process that we ask, and no secret goes there
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        connection = http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=context)
     try:
-        connection.request("GET", path, headers={"Connection": "close"})
+        connection.request("GET", path, headers={"Connection": "close", **(headers or {})})
         response = connection.getresponse()
         return response.status, response.read()
     except (OSError, http.client.HTTPException):
@@ -32,20 +51,27 @@ def wait_until_ready(
 ) -> bool:
     """Wait until every model is ready, saying what loads; False if a stop was asked for meanwhile.
 
-    Raises LaunchError naming the models that fail and why, or those that still load after ``timeout_s``.
+    Raises NotReadyError naming the models that fail and why, or those that still load after ``timeout_s``.
     """
     deadline = time.monotonic() + timeout_s
     begun: dict[str, float] = {}
     loaded: set[str] = set()
     failures: dict[str, str] = {}
+    dead: dict[int, float] = {}
+    next_search = 0.0
     while True:
         now = time.monotonic()
+        if now >= next_search:
+            next_search = now + SEARCH_S
+            dead = {pid: dead.get(pid, now) for pid in unburied_stubs(process.triton_pid)}
+            if any(now - since >= DEAD_S for since in dead.values()):
+                raise NotReadyError(_who_died(process, [name for name in begun if name not in loaded]))
         event = process.next_event(min(POLL_S, deadline - now))
         match event:
             case SignalReceived():
                 return False
             case Exited(status):
-                raise LaunchError(_why_it_ended(status, failures, process))
+                raise NotReadyError(_why_it_ended(status, failures, process))
             case ModelFailed(name, reason):
                 failures.setdefault(name, reason)
             case ModelLoading(name):
@@ -57,7 +83,7 @@ def wait_until_ready(
                 pass
         if time.monotonic() >= deadline:
             waiting = ", ".join(name for name in models if name not in loaded) or "none, but Triton is not ready"
-            raise LaunchError(
+            raise NotReadyError(
                 f"not ready after {timeout_s:g} s (--ready-timeout-s); still loading: {waiting}. Look in Triton's log, "
                 "or allow more time"
             )
@@ -65,20 +91,45 @@ def wait_until_ready(
             return True
 
 
-def decoupled_models(host: str, ports: Ports, models: tuple[str, ...]) -> frozenset[str]:
-    """Models whose requests Triton does not count as in flight: the decoupled ones that are no ensembles.
+@dataclass(frozen=True, slots=True)
+class ServedModels:
+    """Which requests can be seen to be under way during a stop.
 
-    One whose config cannot be had is taken for decoupled.
+    ``decoupled``: models whose requests Triton does not count as in flight, the decoupled ones that are no ensembles.
+    ``opaque``: Python models of others, whose requests nobody counts until Triton has closed HTTP.
     """
-    decoupled = set()
-    for name in models:
-        status, body = get(host, ports.http, f"/v2/models/{name}/config")
+
+    names: tuple[str, ...]
+    decoupled: frozenset[str]
+    opaque: frozenset[str]
+
+
+def served_models(
+    host: str, ports: Ports, repository: Path, names: tuple[str, ...], headers: Mapping[str, str]
+) -> ServedModels:
+    """Ask Triton of each model; one whose config cannot be had is taken for decoupled."""
+    decoupled, opaque = set(), set()
+    for name in names:
+        status, body = get(host, ports.http, f"/v2/models/{name}/config", headers)
         config: dict[str, Any] = (
             json.loads(body) if status == 200 else {"model_transaction_policy": {"decoupled": True}}
         )
-        if config.get("model_transaction_policy", {}).get("decoupled") and config.get("platform") != "ensemble":
+        if config.get("platform") == "ensemble":
+            continue
+        if config.get("model_transaction_policy", {}).get("decoupled"):
             decoupled.add(name)
-    return frozenset(decoupled)
+        elif config.get("backend") == "python" and not any((repository / name).glob(_TOKENIZER_FILES)):
+            opaque.add(name)
+    return ServedModels(names, frozenset(decoupled), frozenset(opaque))
+
+
+def _who_died(process: TritonProcess, loading: list[str]) -> str:
+    alive = stubs_of(process.triton_pid).values()
+    names = ", ".join(repr(name) for name in loading if name not in alive)
+    return (
+        f"the process of model {names} ended while it loaded: it was killed, as when memory runs out, or a file is "
+        "missing, as after a copy that was broken off; its last lines in the log may say which"
+    )
 
 
 def _why_it_ended(status: int, failures: dict[str, str], process: TritonProcess) -> str:

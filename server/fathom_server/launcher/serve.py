@@ -9,20 +9,28 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from fathom_server.errors import LaunchError, SettingsError
+from fathom_server.errors import NotReadyError, SettingsError
+from fathom_server.json_log import FORMAT_VARIABLE, JSON_FORMAT
 from fathom_server.launcher.drain import drain
 from fathom_server.launcher.gateway_process import GatewayProcess
-from fathom_server.launcher.ports import Ports, choose_ports, write_ports_file
+from fathom_server.launcher.last_words import leave_last_words
+from fathom_server.launcher.memory_kills import MemoryKills
+from fathom_server.launcher.ports import Ports, choose_ports, taken_port, write_ports_file
 from fathom_server.launcher.process import Exited, GatewayEnded, SignalReceived, StubEnded, TritonProcess
-from fathom_server.launcher.readiness import ANY_ADDRESS, decoupled_models, wait_until_ready
+from fathom_server.launcher.protection import Protection
+from fathom_server.launcher.readiness import ANY_ADDRESS, ServedModels, served_models, wait_until_ready
 from fathom_server.launcher.repository_check import check_repository, check_shared_memory, free_shared_memory
 from fathom_server.launcher.settings import LaunchSettings
 from fathom_server.launcher.stub_watch import StubWatch, model_states
 from fathom_server.launcher.triton_log import say
 from fathom_server.launcher.tritonserver import Tritonserver, find_tritonserver
+from fathom_server.sizing.gate import check_memory
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 MAX_RESTARTS: Final = 3
+MAX_PORT_CHOICES: Final = 5
+"""Free ports are chosen so often, since another program may take one before Triton has opened it."""
+
 RESTART_WINDOW_S: Final = 600.0
 """More restarts than ``MAX_RESTARTS`` in so many seconds are left to whoever started this process."""
 
@@ -35,14 +43,27 @@ def serve(settings: LaunchSettings) -> int:
     is started again: that breaks off every stream, the hanging ones of that model among them. A gateway that ends is
     started again beside it.
     """
+    if settings.log_format == JSON_FORMAT:
+        os.environ[FORMAT_VARIABLE] = JSON_FORMAT  # for Triton's models as well
+    protection = Protection.of(settings)
+    kills = MemoryKills()
     models = check_repository(settings.repository)
+    check_memory(settings.repository, models)
     tritonserver = find_tritonserver(settings.tritonserver)
     warning = check_shared_memory(free_shared_memory(), len(models))
     if warning is not None:
         say(f"warning: {warning}")
-    ports = choose_ports(settings)
-    with GatewayProcess(settings, ports) if settings.gateway else nullcontext() as gateway:
-        return _serve(settings, models, tritonserver, ports, gateway)
+    for choice in range(1, MAX_PORT_CHOICES + 1):
+        ports = choose_ports(settings)
+        with GatewayProcess(settings, ports) if settings.gateway else nullcontext() as gateway:
+            try:
+                return _serve(settings, models, tritonserver, ports, protection, gateway, kills)
+            except NotReadyError as error:
+                taken = taken_port(settings.host, ports) if settings.auto_ports else None
+                if taken is None or choice == MAX_PORT_CHOICES:
+                    return _failed(settings, kills.explained(str(error)))
+        say(f"port {taken} was taken by another program before Triton opened it; choosing others")
+    raise AssertionError("the last choice returns")
 
 
 def _serve(
@@ -50,47 +71,54 @@ def _serve(
     models: tuple[str, ...],
     tritonserver: Tritonserver,
     ports: Ports,
+    protection: Protection,
     gateway: GatewayProcess | None,
+    kills: MemoryKills,
 ) -> int:
+    """Serve on these ports; raises NotReadyError where the server does not become ready."""
     restarts = _Restarts()
     is_first = True
     while True:
-        with TritonProcess(tritonserver, settings, ports) as process, _signals_to(process):
+        with TritonProcess(tritonserver, settings, ports, protection) as process, _signals_to(process):
             say(f"starting {tritonserver.binary} with {len(models)} models: {', '.join(models)}")
             if gateway is not None:
                 gateway.ensure_running(process.post)
-            try:
-                if not wait_until_ready(process, settings.host, ports, models, settings.ready_timeout_s):
-                    say("stopped before it was ready")
-                    return 0
-                if gateway is not None:
-                    gateway.wait_until_listening()
-            except LaunchError as error:
-                say(f"error: {error}")
-                return 1
-            decoupled = decoupled_models(settings.host, ports, models)
+            if not wait_until_ready(process, settings.host, ports, models, settings.ready_timeout_s):
+                say("stopped before it was ready")
+                return 0
+            if gateway is not None:
+                gateway.wait_until_listening()
+            served = served_models(settings.host, ports, settings.repository, models, protection.headers)
             with _announced(ports, settings.ports_file, is_first=is_first):
                 is_first = False
-                end = _watched_until_end(process, settings, ports)
+                end = _watched_until_end(process, settings, ports, protection)
                 while isinstance(end, GatewayEnded) and gateway is not None and restarts.may_begin():
                     say(f"the gateway ended with status {end.status}; it is started again")
                     gateway.ensure_running(process.post)
-                    end = _watched_until_end(process, settings, ports)
+                    end = _watched_until_end(process, settings, ports, protection)
             if isinstance(end, SignalReceived | GatewayEnded):
                 if isinstance(end, GatewayEnded):
-                    say(f"the gateway ended once more; giving up after {MAX_RESTARTS} restarts")
-                return _stop(process, settings, ports, models, decoupled, gateway) or int(isinstance(end, GatewayEnded))
+                    _failed(settings, f"the gateway ended once more; giving up after {MAX_RESTARTS} restarts")
+                return _stop(process, settings, ports, served, gateway) or int(isinstance(end, GatewayEnded))
         if isinstance(end, Exited):
             last = "; ".join(process.errors)
-            say(f"Triton ended by itself with status {end.status}{': ' + last if last else ''}")
+            reason = f"Triton ended by itself with status {end.status}{': ' + last if last else ''}"
+            _failed(settings, kills.explained(reason))
             return end.status
         if not restarts.may_begin():
-            say(f"the process of model {end.model!r} ended once more; giving up after {MAX_RESTARTS} restarts")
-            return 1
-        say(
-            f"the process of model {end.model!r} ended (killed, or out of memory?); its requests cannot be answered, "
-            "so Triton is started again"
+            reason = f"the process of model {end.model!r} ended once more; giving up after {MAX_RESTARTS} restarts"
+            return _failed(settings, kills.explained(reason))
+        reason = (
+            f"the process of model {end.model!r} ended, so its requests cannot be answered and Triton is started again"
         )
+        say(kills.explained(reason))
+
+
+def _failed(settings: LaunchSettings, reason: str) -> int:
+    """Say why this server ends, in the log and where a supervisor looks; returns the exit status."""
+    say(f"error: {reason}")
+    leave_last_words(settings.termination_log, reason)
+    return 1
 
 
 class _Restarts:
@@ -110,28 +138,27 @@ def _stop(
     process: TritonProcess,
     settings: LaunchSettings,
     ports: Ports,
-    models: tuple[str, ...],
-    decoupled: frozenset[str],
+    models: ServedModels,
     gateway: GatewayProcess | None,
 ) -> int:
     """Stop both at once; the gateway hands the last answers on. Returns the exit status."""
     deadline = time.monotonic() + settings.drain_s
     if gateway is not None:
         gateway.terminate()
-    status = drain(process, settings.host, ports, models, decoupled, settings.drain_s)
+    status = drain(process, settings.host, ports, models, settings.drain_s)
     if status == 0 and gateway is not None and not gateway.finish(deadline - time.monotonic()):
         return 1
     return status
 
 
 def _watched_until_end(
-    process: TritonProcess, settings: LaunchSettings, ports: Ports
+    process: TritonProcess, settings: LaunchSettings, ports: Ports, protection: Protection
 ) -> Exited | SignalReceived | StubEnded | GatewayEnded:
     """Wait until Triton ends, a stop is asked for, or a model's process or the gateway is gone."""
     host = ANY_ADDRESS.get(settings.host, settings.host)
     watch = StubWatch(
         process.triton_pid,
-        lambda: model_states(host, ports.http),
+        lambda: model_states(host, ports.http, protection.headers),
         on_end=lambda model: process.post(StubEnded(model)),
     )
     try:

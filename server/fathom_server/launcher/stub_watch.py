@@ -8,7 +8,7 @@ import http.client
 import itertools
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +17,8 @@ from fathom_server.launcher.tritonserver import STUB
 POLL_S: Final = 0.25
 _SEARCH_EVERY: Final = 8
 """Polls from one search among all processes to the next; those known are looked at in each."""
+COMMAND_CHARACTERS: Final = 15
+"""So much of a program's name the kernel keeps."""
 _PROC: Final = Path("/proc")
 
 
@@ -70,6 +72,20 @@ def is_child(pid: int, parent_pid: int) -> bool:
     return int(parent) == parent_pid and state not in "ZX"
 
 
+def unburied_stubs(triton_pid: int) -> set[int]:
+    """Process ids of a Triton's stubs that have ended, and whose ends it has not looked at."""
+    found = set()
+    for entry in _PROC.iterdir():
+        try:
+            head, _, tail = (entry / "stat").read_text().rpartition(")")
+        except OSError:  # no process, or it has just gone
+            continue
+        state, parent = tail.split()[:2]
+        if state == "Z" and int(parent) == triton_pid and head.partition("(")[2] == STUB[:COMMAND_CHARACTERS]:
+            found.add(int(entry.name))
+    return found
+
+
 def stubs_of(triton_pid: int) -> dict[int, str]:
     """Process ids of a Triton's living stubs, and the model of each."""
     stubs = {}
@@ -85,11 +101,11 @@ def stubs_of(triton_pid: int) -> dict[int, str]:
     return stubs
 
 
-def model_states(host: str, http_port: int) -> dict[str, str] | None:
+def model_states(host: str, http_port: int, headers: Mapping[str, str]) -> dict[str, str] | None:
     """State of every model by Triton's repository index; None if it does not answer."""
     connection = http.client.HTTPConnection(host, http_port, timeout=2)
     try:
-        connection.request("POST", "/v2/repository/index", headers={"Connection": "close"})
+        connection.request("POST", "/v2/repository/index", headers={"Connection": "close", **headers})
         response = connection.getresponse()
         if response.status != http.HTTPStatus.OK:
             return None

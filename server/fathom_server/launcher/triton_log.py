@@ -4,14 +4,17 @@ import contextlib
 import json
 import re
 import sys
+import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Any, Final, TextIO
 
+from fathom_server.json_log import json_line, writes_json
 from fathom_server.launcher.settings import LogLevel
 
 _LEVELS: Final = {"I": "info", "W": "warning", "E": "error", "F": "error"}
+_JSON_LEVELS: Final[dict[Any, LogLevel]] = {"warning": "warning", "error": "error", "critical": "error"}
 _RANK: Final = {"info": 0, "warning": 1, "error": 2}
 _HEADER: Final = re.compile(r"(?P<level>[IWEF])\d{4} [\d:.]+ +\d+ (?P<source>[\w.]+:\d+)\] +(?P<message>.*)")
 _WITHOUT_GPU: Final = (  # worth showing only where a GPU should be
@@ -66,20 +69,33 @@ class LiveModels:
     calls: int
 
 
-TritonEvent = ModelLoading | ModelLoaded | ModelFailed | ModelUnloaded | ModelsInFlight | LiveModels
+@dataclass(frozen=True, slots=True)
+class HttpConnections:
+    """During a stop: HTTP connections that Triton waits for; it still takes gRPC requests until they are gone."""
+
+    count: int
+
+
+TritonEvent = ModelLoading | ModelLoaded | ModelFailed | ModelUnloaded | ModelsInFlight | LiveModels | HttpConnections
 
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """A line of Triton's output. ``level`` is None for what is no log line: a model's own prints, a traceback."""
+    """A line of Triton's output. ``level`` is None for what is no log line: a model's own prints, a traceback.
+
+    ``is_json`` marks what Fathom's models write when fathom-serve was asked for JSON.
+    """
 
     text: str
     level: LogLevel | None
     message: str
+    is_json: bool = False
 
     @classmethod
     def parse(cls, text: str) -> "LogLine":
         """Take a line apart; the message is unquoted."""
+        if text.startswith('{"time":') and (parsed := _parse_json(text)) is not None:
+            return parsed
         match = _HEADER.match(text)
         if match is None:
             table = text.startswith(("+-", "| ")) or not text.strip()
@@ -94,11 +110,21 @@ class LogLine:
         return cls(text, level, str(message))
 
 
+def _parse_json(text: str) -> LogLine | None:
+    """A line that one of our own models wrote."""
+    try:
+        fields = json.loads(text)
+    except ValueError:
+        return None
+    return LogLine(text, _JSON_LEVELS.get(fields.get("level"), "info"), str(fields.get("message")), is_json=True)
+
+
 _LOADING: Final = re.compile(r"loading: (.+):\d+$")
 _LOADED: Final = re.compile(r"successfully loaded '(.+)'")
 _UNLOADED: Final = re.compile(r"successfully unloaded '(.+)' version")
 _IN_FLIGHT: Final = re.compile(r"Timeout \d+: Found (\d+) model versions that have in-flight inferences")
 _LIVE: Final = re.compile(r"Timeout \d+: Found (\d+) live models and (\d+) in-flight non-inference requests")
+_HTTP: Final = re.compile(r"Timeout \d+: Found (\d+) HTTP service connections")
 _FAILURES: Final = tuple(
     re.compile(pattern, re.DOTALL)
     for pattern in (
@@ -138,6 +164,8 @@ class LogReader:
             return ModelsInFlight(int(match[1]))
         if match := _LIVE.match(message):
             return LiveModels(int(match[1]), int(match[2]))
+        if match := _HTTP.match(message):
+            return HttpConnections(int(match[1]))
         return None
 
 
@@ -165,7 +193,7 @@ class LogForwarder:
                 self._file = None
         if self._stderr is not None and self._is_shown(line):
             try:
-                self._stderr.write(line.text + "\n")
+                self._stderr.write(_as_json(line) if writes_json() and not line.is_json else line.text + "\n")
                 self._stderr.flush()
             except (OSError, ValueError):
                 self._stderr = None
@@ -183,11 +211,23 @@ class LogForwarder:
         return _RANK[line.level] >= self._rank
 
 
+def _as_json(line: LogLine) -> str:
+    """A line of Triton's as JSON; nothing for an empty one."""
+    if not line.message.strip():
+        return ""
+    return json_line(line.level or "info", "triton", line.message, {}, time.time()) + "\n"
+
+
 def _is_about_gpu(message: str) -> bool:
     return any(words in message for words in _WITHOUT_GPU)
 
 
 def say(text: str) -> None:
     """A line of the launcher's own, on stderr; if nobody reads that any more, the server goes on."""
+    line = f"fathom-serve: {text}"
+    if writes_json():
+        level, _, rest = text.partition(": ")
+        known = level in ("error", "warning")
+        line = json_line(level if known else "info", "fathom.serve", rest if known else text, {}, time.time())
     with contextlib.suppress(OSError):
-        print(f"fathom-serve: {text}", file=sys.stderr, flush=True)  # noqa: T201 (this is the program's own output)
+        print(line, file=sys.stderr, flush=True)  # noqa: T201 (this is the program's own output)

@@ -51,6 +51,17 @@ SERVICE_MONITOR = fields(
     ),
 )
 
+RULE = fields(
+    ["expr"],
+    record={"type": "string", "pattern": "^[a-zA-Z_:][a-zA-Z0-9_:]*$"},
+    alert=TEXT,
+    expr=TEXT,
+    for_=DURATION,
+    labels=TEXTS,
+    annotations=TEXTS,
+) | {"oneOf": [{"required": ["record"]}, {"required": ["alert"]}]}
+PROMETHEUS_RULE = fields(["groups"], groups=many(fields(["name", "rules"], name=TEXT, rules=many(RULE, minItems=1))))
+
 SCALED_OBJECT = fields(
     ["scaleTargetRef", "triggers"],
     scaleTargetRef=fields(["name"], apiVersion=TEXT, kind=TEXT, name=TEXT),
@@ -108,7 +119,8 @@ LEADER_WORKER_SET = fields(
 
 CUSTOM_RESOURCES = {
     "monitoring.coreos.com/v1": {
-        "ServiceMonitor": resource("monitoring.coreos.com/v1", "ServiceMonitor", SERVICE_MONITOR)
+        "ServiceMonitor": resource("monitoring.coreos.com/v1", "ServiceMonitor", SERVICE_MONITOR),
+        "PrometheusRule": resource("monitoring.coreos.com/v1", "PrometheusRule", PROMETHEUS_RULE),
     },
     "keda.sh/v1alpha1": {"ScaledObject": resource("keda.sh/v1alpha1", "ScaledObject", SCALED_OBJECT)},
     "gateway.networking.k8s.io/v1": {

@@ -9,13 +9,20 @@ from tests.export.quantise.conftest import ROOT
 from fathom_export.cli import main
 from fathom_export.decoder import build_decoder
 from fathom_export.errors import InvalidPrecisionError, SpecError
-from fathom_export.quantise.table import PRECISIONS, TABLE, TARGETS, markdown, refusal, valid_precisions
+from fathom_export.quantise.table import PRECISIONS, TABLE, TARGETS, Entry, markdown, refusal, valid_precisions
 from fathom_export.spec import GenerateSpec, Precision, read_model
-from fathom_export.spec.model_spec import SPECS
+from fathom_export.spec.model_spec import DEFAULT_ENGINE, ENGINES, SPECS
 from fathom_export.spec.quantisation import Quantisation
 from fathom_server.engine.settings import Dialect
 
 INVALID = [entry for entry in TABLE if not entry.valid]
+
+
+def form(entry: Entry) -> dict[str, str]:
+    """What a spec says of a decoder's target: its dialect, or another engine than ours."""
+    if entry.task != "generate":
+        return {}
+    return {"engine" if entry.target in ENGINES else "dialect": entry.target}
 
 
 def test_the_table_has_every_cell() -> None:
@@ -23,7 +30,8 @@ def test_the_table_has_every_cell() -> None:
     cells = [(entry.task, entry.target, entry.precision) for entry in TABLE]
     assert len(cells) == len(set(cells)) == len(TARGETS) * len(PRECISIONS)
     assert {task for task, _ in TARGETS} == set(SPECS)
-    assert {target for task, target in TARGETS if task == "generate"} == set(get_args(Dialect))
+    engines = {engine for engine in ENGINES if engine != DEFAULT_ENGINE}
+    assert {target for task, target in TARGETS if task == "generate"} == {*get_args(Dialect), *engines}
     assert get_args(Precision) == PRECISIONS
 
 
@@ -31,8 +39,7 @@ def test_the_table_has_every_cell() -> None:
 def test_an_invalid_pair_is_refused_with_the_reason_and_the_valid_ones(entry) -> None:
     """A spec of it is refused, and the message says why and names every valid precision of the target."""
     table = {"name": "m", "source": "here", "task": entry.task, "precision": entry.precision}
-    if entry.task == "generate":
-        table["dialect"] = entry.target
+    table |= form(entry)
     with pytest.raises(SpecError) as caught:
         read_model(table, "")
     message = str(caught.value)
@@ -53,9 +60,8 @@ def test_a_valid_pair_is_taken(task: str) -> None:
     for entry in TABLE:
         if entry.task == task and entry.valid:
             table: dict[str, Any] = {"name": "m", "source": "here", "task": task, "precision": entry.precision}
-            if task == "generate":
-                table["dialect"] = entry.target
-            elif entry.precision == "fp8":
+            table |= form(entry)
+            if task != "generate" and entry.precision == "fp8":
                 table["quantisation"] = {"calibration_text": "text.txt"}  # an encoder writes none of its own
             assert read_model(table, "").precision == entry.precision
 

@@ -16,12 +16,31 @@ from fathom_server.gateway.tools.forced import ArgumentsReader, calls_schema
 from fathom_server.gateway.tools.hermes import HermesReader
 from fathom_server.gateway.tools.llama3 import Llama3Reader
 from fathom_server.gateway.tools.mistral import MistralReader
+from fathom_server.gateway.tools.pythonic import PythonicReader
+from fathom_server.gateway.tools.qwen3_coder import Qwen3CoderReader
 
-NAMES = frozenset({"get_weather", "add"})
+WEATHER = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string"},
+        "days": {"$ref": "#/$defs/count"},
+        "dry": {"type": "boolean"},
+        "places": {"type": "array"},
+        "more": {"type": "object"},
+        "wind": {"anyOf": [{"type": "number"}, {"type": "null"}]},
+        "note": {"type": ["string", "null"]},
+        "unit": {"enum": ["C", "F", 1]},
+    },
+    "$defs": {"count": {"type": "integer"}},
+}
+FUNCTIONS = {"get_weather": WEATHER, "add": None}
+NAMES = frozenset(FUNCTIONS)
 READERS: dict[str, Callable[[], ToolCallReader]] = {
     "hermes": lambda: HermesReader(NAMES),
     "llama3": lambda: Llama3Reader(NAMES),
     "mistral": lambda: MistralReader(NAMES),
+    "pythonic": lambda: PythonicReader(FUNCTIONS),
+    "qwen3_coder": lambda: Qwen3CoderReader(FUNCTIONS),
     "list": lambda: CallListReader(NAMES),
     "arguments": lambda: ArgumentsReader("add"),
 }
@@ -56,6 +75,10 @@ def read(reader: ToolCallReader, pieces: Sequence[str]) -> Found:
     return found
 
 
+QWEN3_CALL = (
+    "<tool_call>\n<function=get_weather>\n<parameter=city>\nŁódź <b>\n\n</parameter>\n<parameter=days>\n3\n"
+    "</parameter>\n</function>\n</tool_call>"
+)
 HERMES_CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Łódź}\\"<tool_call>"}}\n</tool_call>'
 ANSWERS = [
     ("hermes", "Just text, no call.", "Just text, no call.", []),
@@ -133,6 +156,84 @@ ANSWERS = [
     ),
     ("mistral", "[TOOL_CALLS]foo\n[TOOL_CALLS]add{}", "[TOOL_CALLS]foo\n", [["add", "{}"]]),
     (
+        "pythonic",
+        '[get_weather(city="Łódź, (]\\"", days=3), add(a=-1.5, b=[1, {\'x\': True}], c=None, d=(1, 2), e="""a"b""")]\n',
+        "",
+        [
+            ["get_weather", '{"city": "Łódź, (]\\"", "days": 3}'],
+            ["add", '{"a": -1.5, "b": [1, {"x": true}], "c": null, "d": [1, 2], "e": "a\\"b"}'],
+        ],
+    ),
+    ("pythonic", " [ add ( ) , add(\na = 'x',\n), ] so", " so", [["add", "{}"], ["add", '{"a": "x"}']]),
+    ("pythonic", '[get_weather("Oslo", 2, unit=C)]', "", [["get_weather", '{"city": "Oslo", "days": 2, "unit": "C"}']]),
+    ("pythonic", "[add(1, f(x)[0], a==b, true)]", "", [["add", '{"0": 1, "1": "f(x)[0]", "2": "a==b", "3": true}']]),
+    ("pythonic", '[add(a="\\ud800", b=1e999, c="\\d")]', "", [["add", '{"a": "\\ud800", "b": "1e999", "c": "\\\\d"}']]),
+    ("pythonic", '[add(a=1, b="cut', "", [["add", '{"a": 1']]),
+    ("pythonic", "[add(a=1), ", "", [["add", '{"a": 1}']]),
+    ("pythonic", "[add(a=1), rm(b=2)]", ", rm(b=2)]", [["add", '{"a": 1}']]),
+    *(
+        ("pythonic", text, text, [])
+        for text in (
+            "I call [add(a=1)]",
+            "[rm(a=1)]",
+            "[add, get_weather]",
+            "[1, 2]",
+            "[]",
+            "[ad",
+            "[add b()]",
+            " \n[",
+            "add(a=1)",
+        )
+    ),
+    (
+        "qwen3_coder",
+        f"I look.\n\n{QWEN3_CALL}\n<tool_call>\n<function=add>\n</function>\n</tool_call>\n",
+        "I look.",
+        [["get_weather", '{"city": "Łódź <b>\\n", "days": 3}'], ["add", "{}"]],
+    ),
+    (
+        "qwen3_coder",
+        "<function=get_weather><parameter=dry>True</parameter><parameter=places>['a', 1]</parameter></function> so",
+        " so",
+        [["get_weather", '{"dry": true, "places": ["a", 1]}']],
+    ),
+    (
+        "qwen3_coder",
+        "<tool_call>\n<function=get_weather>\n<parameter=wind>\nNone\n</parameter>\n<parameter=days>\nsoon\n"
+        "</parameter>\n<parameter=unit>\n1\n</parameter>\n<parameter=other>\n1\n</parameter>\n</tool_call>",
+        "",
+        [["get_weather", '{"wind": null, "days": "soon", "unit": 1, "other": "1"}']],
+    ),
+    (
+        "qwen3_coder",
+        "<tool_call>\n<function=add>\n<parameter=a>\n\n\n</parameter>\n<parameter=b></parameter>\n",
+        "",
+        [["add", '{"a": "\\n", "b": ""']],
+    ),
+    (
+        "qwen3_coder",
+        "<tool_call>\n<function=add>\n<parameter=a>\nif <b> </functi",
+        "",
+        [["add", '{"a": "if <b> </functi']],
+    ),
+    (
+        "qwen3_coder",
+        f"<tool_call> {QWEN3_CALL[:-1]}",
+        "<tool_call>\n</tool_call",
+        [["get_weather", '{"city": "Łódź <b>\\n", "days": 3}']],
+    ),
+    *(
+        ("qwen3_coder", text, text, [])
+        for text in (
+            "a \n<tool_call>\n<function=rm>\n</function>\n</tool_call> b",
+            '<tool_call>\n{"name": "add"}\n</tool_call>',
+            "<tool_call>\n<function=ad",
+            "<tool_call>\n",
+            "1 <function=",
+            "</tool_call> \n",
+        )
+    ),
+    (
         "list",
         '[{"name": "add", "arguments": {"a": 1}}, {"name": "add", "arguments": {}}]',
         "",
@@ -159,7 +260,7 @@ JSON_VALUES = st.recursive(
     max_leaves=8,
 )
 CALLS = st.lists(
-    st.tuples(st.sampled_from(sorted(NAMES)), st.dictionaries(st.text("xyz"), JSON_VALUES, max_size=3)),
+    st.tuples(st.sampled_from(sorted(NAMES)), st.dictionaries(st.text("xyz", min_size=1), JSON_VALUES, max_size=3)),
     min_size=1,
     max_size=3,
 )
@@ -176,6 +277,11 @@ def written(form: str, calls: list[tuple[str, dict]]) -> str:
         json.dumps({"name": name, "parameters" if form == "llama3" else "arguments": given}) for name, given in calls
     ]
     match form:
+        case "pythonic":
+            listed = (
+                f"{name}({', '.join(f'{key}={value!r}' for key, value in given.items())})" for name, given in calls
+            )
+            return f"[{', '.join(listed)}]"
         case "hermes":
             return "".join(f"<tool_call>\n{call}\n</tool_call>\n" for call in objects)
         case "llama3":
@@ -187,7 +293,7 @@ def written(form: str, calls: list[tuple[str, dict]]) -> str:
     return "".join(f"[TOOL_CALLS]{name}[ARGS]{json.dumps(given)}" for name, given in calls)
 
 
-@pytest.mark.parametrize("form", ["hermes", "llama3", "mistral", "list", "mistral_11"])
+@pytest.mark.parametrize("form", ["hermes", "llama3", "mistral", "list", "mistral_11", "pythonic"])
 @given(calls=CALLS, places=CUTS)
 def test_any_calls_cut_anywhere_are_read_back(form: str, calls: list[tuple[str, dict]], places: list[int]) -> None:
     """Whatever the arguments hold, the calls that were written come back whole, and no text beside them."""
@@ -196,8 +302,55 @@ def test_any_calls_cut_anywhere_are_read_back(form: str, calls: list[tuple[str, 
     assert [(name, json.loads(arguments)) for name, arguments in found.calls] == calls
 
 
+STRINGS = st.text("ab<>/=\"'\\ \n\té")
+TYPED = st.fixed_dictionaries(
+    {},
+    optional={
+        "city": STRINGS,
+        "days": st.integers(),
+        "dry": st.booleans(),
+        "places": st.lists(JSON_VALUES, max_size=3),
+        "more": st.dictionaries(st.text("abc"), JSON_VALUES, max_size=3),
+        "wind": st.none() | st.floats(allow_nan=False, allow_infinity=False),
+        "note": st.none() | STRINGS,
+        "unit": st.sampled_from(["C", "F", 1]),
+        "a <key": STRINGS,
+    },
+)
+
+
+def bare(value: object, pythons: bool) -> str:
+    """A value as Qwen's templates write it: strings as they are, others in JSON, or as Qwen 3.5 has them, in Python."""
+    if isinstance(value, str):
+        return value
+    return repr(value) if pythons else json.dumps(value, ensure_ascii=False)
+
+
+@given(calls=st.lists(TYPED, min_size=1, max_size=3), pythons=st.booleans(), places=CUTS)
+def test_bare_values_come_back_in_their_parameters_types(calls: list[dict], pythons: bool, places: list[int]) -> None:
+    """What Qwen3-Coder's template writes of arguments is read back as the schema has it, wherever it is cut."""
+    text = ""
+    for given_ in calls:
+        values = "".join(f"<parameter={key}>\n{bare(each, pythons)}\n</parameter>\n" for key, each in given_.items())
+        text += f"\n<tool_call>\n<function=get_weather>\n{values}</function>\n</tool_call>"
+    found = read(READERS["qwen3_coder"](), cut(text, places))
+    assert found.content == ""
+    assert [json.loads(arguments) for _, arguments in found.calls] == calls
+
+
 MARKS = ["<tool_call>", "</tool_call>", "<tool", "[TOOL_CALLS]", "[ARGS]"]
-PARTS = ['{"name": "add", ', '"arguments": {', '{"name": "add", "arguments": {"a": 1}}', "add", *'{}[]",;\\x \n']
+MARKS += [
+    "<function=",
+    "</function>",
+    "<parameter=",
+    "</parameter>",
+    "<function=add>",
+    "<parameter=a>",
+    "add(",
+    "'''",
+    "=",
+]
+PARTS = ['{"name": "add", ', '"arguments": {', '{"name": "add", "arguments": {"a": 1}}', "add", *'{}[]()",;\\x \n']
 SCRAPS = st.lists(st.sampled_from(MARKS + PARTS), max_size=14)
 
 

@@ -160,15 +160,29 @@ def test_deadline_ends_what_does_not_finish(serve: Serve, repository: MakeReposi
     assert not server.triton_processes()
 
 
-def test_idle_http_connection_is_cut_at_the_deadline(serve: Serve, repository: MakeRepository) -> None:
-    """A kept-alive HTTP connection holds Triton until its time is up; nothing is lost, so the status is 0."""
-    server = serve(repository("ticker", gauges=True), "--drain-s", "5")
+def test_idle_http_connection_does_not_hold_up_the_stop(serve: Serve, repository: MakeRepository) -> None:
+    """Triton would wait for a kept-alive HTTP connection; the server knows that it waits for nothing, and ends."""
+    server = serve(repository("ticker", gauges=True), "--drain-s", "50")
     connection = http.client.HTTPConnection("127.0.0.1", server.http_port)
     connection.request("GET", "/v2/health/live")
     connection.getresponse().read()
     assert server.stop() == 0
+    assert "idle client connections were cut off" in server.stderr()
+    assert "at the deadline" not in server.stderr()
     connection.close()
     assert not server.triton_processes()
+
+
+def test_requests_of_callers_who_have_left_do_not_hold_up_the_stop(serve: Serve, repository: MakeRepository) -> None:
+    """A model that goes on answering somebody who hung up, and does not say so, is not waited for."""
+    server = serve(repository("ticker"), "--drain-s", "50")
+    with open_stream(server.url) as stream:
+        stream.ask(count=1000, interval_ms=100)
+        stream.tick()
+        stream.client.stop_stream(cancel_requests=True)
+    assert server.stop() == 0
+    assert "nothing was in flight" in server.stderr()
+    assert "at the deadline" not in server.stderr()
 
 
 def test_second_signal_ends_at_once(serve: Serve, repository: MakeRepository) -> None:

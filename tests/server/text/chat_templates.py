@@ -1,4 +1,4 @@
-"""Chat templates of three families, in the structure that the models' own have."""
+"""Chat templates of five families, in the structure that the models' own have."""
 
 HERMES = """\
 {%- if tools %}
@@ -100,4 +100,83 @@ MISTRAL = """\
         {{- '[/TOOL_RESULTS]' }}
     {%- endif %}
 {%- endfor %}
+"""
+
+PYTHONIC = """\
+{{- bos_token }}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set system_message = messages[0]['content'] | trim %}{%- set messages = messages[1:] %}
+{%- else %}{%- set system_message = '' %}{%- endif %}
+{{- '<|start_header_id|>system<|end_header_id|>\\n\\n' + system_message }}
+{%- if tools is not none and tools is defined %}
+    {{- '\\n\\nTo call functions, answer with nothing but a list of calls: ' }}
+    {{- '[func_name1(params_name1=params_value1, params_name2=params_value2), func_name2(params)]\\n' }}
+    {{- 'The functions, in JSON:\\n' + tools | tojson(indent=4) }}
+{%- endif %}
+{{- '<|eot_id|>' }}
+{%- for message in messages %}
+    {%- if message.role == 'tool' or message.role == 'ipython' %}
+        {{- '<|start_header_id|>ipython<|end_header_id|>\\n\\n' + message.content | string + '<|eot_id|>' }}
+    {%- elif 'tool_calls' in message and message.tool_calls %}
+        {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n[' }}
+        {%- for tool_call in message.tool_calls %}
+            {%- if tool_call.function is defined %}{%- set tool_call = tool_call.function %}{%- endif %}
+            {{- tool_call.name + '(' }}
+            {%- for name in tool_call.arguments %}
+                {{- name + '=' + tool_call.arguments[name] | tojson }}{{- ', ' if not loop.last }}
+            {%- endfor %}
+            {{- ')' }}{{- ', ' if not loop.last }}
+        {%- endfor %}
+        {{- ']<|eot_id|>' }}
+    {%- else %}
+        {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' + message['content'] | trim }}
+        {{- '<|eot_id|>' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{%- endif %}
+"""
+
+QWEN3_CODER = """\
+{%- if messages[0].role == 'system' %}
+    {%- set system_message = messages[0].content %}{%- set loop_messages = messages[1:] %}
+{%- else %}{%- set loop_messages = messages %}{%- endif %}
+{%- if tools is iterable and tools | length > 0 %}
+    {{- '<|im_start|>system\\n' + (system_message + '\\n\\n' if system_message is defined else '') + '<tools>' }}
+    {%- for tool in tools %}
+        {%- if tool.function is defined %}{%- set tool = tool.function %}{%- endif %}
+        {{- '\\n<function>\\n<name>' ~ tool.name ~ '</name>' }}
+        {%- if tool.parameters is defined and tool.parameters is mapping and tool.parameters.properties is defined %}
+            {%- for name, fields in tool.parameters.properties | items %}
+                {{- '\\n<parameter>\\n<name>' ~ name ~ '</name>\\n<type>' ~ fields.type | string ~ '</type>' }}
+                {{- '\\n</parameter>' }}
+            {%- endfor %}
+        {%- endif %}
+        {{- '\\n</function>' }}
+    {%- endfor %}
+    {{- '\\n</tools>\\n\\nCall a function in this form alone:\\n\\n<tool_call>\\n<function=example_function_name>\\n' }}
+    {{- '<parameter=example_parameter_1>\\nvalue_1\\n</parameter>\\n</function>\\n</tool_call><|im_end|>\\n' }}
+{%- elif system_message is defined %}
+    {{- '<|im_start|>system\\n' + system_message + '<|im_end|>\\n' }}
+{%- endif %}
+{%- for message in loop_messages %}
+    {%- if message.role == 'assistant' and message.tool_calls is defined and message.tool_calls %}
+        {{- '<|im_start|>assistant' }}
+        {%- if message.content %}{{- '\\n' + message.content | trim + '\\n' }}{%- endif %}
+        {%- for tool_call in message.tool_calls %}
+            {%- if tool_call.function is defined %}{%- set tool_call = tool_call.function %}{%- endif %}
+            {{- '\\n<tool_call>\\n<function=' + tool_call.name + '>\\n' }}
+            {%- for name, value in tool_call.arguments | items %}
+                {{- '<parameter=' + name + '>\\n' }}
+                {{- value if value is string else value | tojson }}{{- '\\n</parameter>\\n' }}
+            {%- endfor %}
+            {{- '</function>\\n</tool_call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>\\n' }}
+    {%- elif message.role == 'tool' %}
+        {{- '<|im_start|>user\\n<tool_response>\\n' + message.content + '\\n</tool_response>\\n<|im_end|>\\n' }}
+    {%- else %}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}
 """

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.server.text.chat_templates import HERMES, LLAMA3, MISTRAL
+from tests.server.text.chat_templates import HERMES, LLAMA3, MISTRAL, PYTHONIC, QWEN3_CODER
 from transformers import PreTrainedTokenizerFast
 
 from fathom_server.text.tokenizer import TextError, TextTokenizer
@@ -39,7 +39,7 @@ def with_templates(folder: Path, config: object) -> TextTokenizer:
     return TextTokenizer.load(folder)
 
 
-@pytest.mark.parametrize("template", [HERMES, LLAMA3, MISTRAL])
+@pytest.mark.parametrize("template", [HERMES, LLAMA3, MISTRAL, PYTHONIC, QWEN3_CODER])
 def test_tools_and_calls_are_rendered_as_transformers_renders_them(template: str, tmp_path: Path) -> None:
     """The template gets tools, calls and answers of tools exactly as ``apply_chat_template`` hands them over."""
     ours = with_templates(tmp_path, template)
@@ -94,8 +94,12 @@ def test_what_is_no_conversation_is_named(conversation: object, told: str, tmp_p
         (HERMES, "hermes"),
         (LLAMA3, "llama3_json"),
         (MISTRAL, "mistral"),
+        (PYTHONIC, "pythonic"),
+        (QWEN3_CODER, "qwen3_coder"),
         ("{% for m in messages %}{{ m.content }}{% endfor %}", None),
         ("{% if tools %}<tool_call>\n<function=name>{% endif %}", None),
+        ("{% if tools %}<tool_call>name\n<arg_key>key</arg_key>{% endif %}", None),
+        ("{% set ns = namespace(found=false) %}{% if tools %}{{ tools[0] }}{% endif %}", None),
         ("{% if tools %}{{ tools }}{% endif %}", None),
         ("<tool_call>{{ messages }}", None),
     ],

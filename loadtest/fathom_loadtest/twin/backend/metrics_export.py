@@ -31,7 +31,7 @@ class MetricsExport:
         self._series: dict[Series, Any] = {}
         self._written: dict[Series, float] = {}
         self._closing = threading.Event()
-        self._write(self._gauges(), gauge=True)
+        self._write([((names.ENGINE_START, ()), time.time()), *self._gauges()], gauge=True)
         self._write(metrics.counters(), gauge=False)
         self._thread = threading.Thread(target=self._run, name="fathom-twin-metrics", daemon=True)
         self._thread.start()

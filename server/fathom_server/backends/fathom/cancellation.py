@@ -9,7 +9,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from fathom_server.engine.engine import Engine
+from fathom_server.backends.fathom.served_engine import ServedEngine
 from fathom_server.engine.request import Request
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class CancellationWatch:
     ``on_tick`` is called after every round of questions for as long as there are requests, and once after the last.
     """
 
-    def __init__(self, engine: Engine, on_tick: Callable[[], None]) -> None:
+    def __init__(self, engine: ServedEngine, on_tick: Callable[[], None]) -> None:
         self._engine = engine
         self._on_tick = on_tick
         self._changed = threading.Condition()

@@ -11,7 +11,7 @@ from fathom_server.engine.sampling_parameters import SamplingParameters
 from fathom_server.errors import InvalidRequestError
 from fathom_server.text.tokenizer import TextError, TextTokenizer
 
-_OUTPUT_FLAGS: Final[Mapping[str, tuple[str, ...]]] = {
+OUTPUT_FLAGS: Final[Mapping[str, tuple[str, ...]]] = {
     protocol.RETURN_FINISH_REASON: (protocol.FINISH_REASON,),
     protocol.RETURN_NUM_INPUT_TOKENS: (protocol.NUM_INPUT_TOKENS,),
     protocol.RETURN_NUM_OUTPUT_TOKENS: (protocol.NUM_OUTPUT_TOKENS,),
@@ -80,7 +80,7 @@ def bad_word_ids(words: Iterable[str], tokenizer: TextTokenizer) -> tuple[tuple[
 
 def _outputs(tensors: Tensors, asked: SamplingRequest) -> frozenset[str]:
     outputs = {protocol.TEXT_OUTPUT}
-    for name, added in _OUTPUT_FLAGS.items():
+    for name, added in OUTPUT_FLAGS.items():
         if flag(tensors, name):
             outputs.update(added)
     if asked.sampling.n > 1:

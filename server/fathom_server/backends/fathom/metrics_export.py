@@ -32,6 +32,7 @@ class MetricsExport:
         self._written: dict[Series, float] = {}
         self._due = 0.0
         self._lock = threading.Lock()
+        self._metric((names.ENGINE_START, ()), gauge=True).set(time.time())
         self._write_gauges(EngineLoad(running=0, waiting=0))
         self._write_counters()
 
@@ -95,7 +96,7 @@ def _counters(metrics: EngineMetrics) -> Iterator[tuple[Series, float]]:
         (names.ACCEPTED_TOKENS, metrics.accepted_tokens),
     ):
         yield (name, ()), value
-    for reason, count in tuple(metrics.ends.items()):
+    for reason, count in (dict.fromkeys(names.FINISHED_REASONS, 0) | metrics.ends).items():
         yield (names.REQUEST_ENDS, ((names.FINISHED_REASON, reason),)), count
     for precision, count in tuple(metrics.by_precision.items()):
         yield (names.REQUESTS_BY_PRECISION, ((names.PRECISION, precision),)), count

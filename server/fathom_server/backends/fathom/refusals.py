@@ -1,9 +1,4 @@
-"""Refusals leave a moment after their requests came.
-
-Triton 2.51 notes a streamed request as under way after it has handed it to the model, if its caller asked for errors
-as statuses (``triton_grpc_error``). A request that has been refused by then leaves a note of something that is gone,
-which ends the whole server later, within some hundred refusals.
-"""
+"""Refusals leave a moment after their requests came: ``protocol.REFUSE_AFTER_S`` says why."""
 
 import logging
 import threading
@@ -11,6 +6,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from fathom_client import protocol
 from fathom_server.errors import RequestError
 
 if TYPE_CHECKING:
@@ -18,7 +14,7 @@ if TYPE_CHECKING:
 
 logger: Final = logging.getLogger("fathom.backend")
 
-REFUSE_AFTER_S: Final = 0.002
+REFUSE_AFTER_S: Final = protocol.REFUSE_AFTER_S
 
 
 class Refusals:

@@ -69,6 +69,10 @@ class TritonTransport:
         """See ``AnswerTransport.send_whole``."""
         self._respond(_response(self._responses.whole(pieces)), last=True)
 
+    def send_tensors(self, tensors: Mapping[str, npt.NDArray[Any]], *, is_last: bool) -> None:
+        """Send one response that somebody else has written."""
+        self._respond(_response(tensors), last=is_last)
+
     def fail(self, error: RequestError) -> None:
         """See ``AnswerTransport.fail``."""
         prefix = protocol.DEADLINE_PREFIX if isinstance(error, DeadlineError) else _PREFIXES.get(type(error), "")

@@ -1,37 +1,17 @@
 """The log: one JSON object a line, each request one of them; no text of a caller's unless the settings ask for it."""
 
-import json
 import logging
 import sys
 import time
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from fathom_server.gateway.edge.request_record import RequestRecord
+from fathom_server.json_log import FIELDS, JsonFormatter
 
 ACCESS: Final = "fathom.gateway.access"
 WATCHERS: Final = frozenset({"/health/live", "/health/ready", "/metrics"})
 
-_FIELDS: Final = "fields"
-
 _access: Final = logging.getLogger(ACCESS)
-
-
-class JsonFormatter(logging.Formatter):
-    """A log record as one line of JSON: time, level, logger, message, its further fields, and the traceback if any."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line without its end."""
-        line: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            **getattr(record, _FIELDS, {}),
-        }
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=True, separators=(",", ":"), default=str)
 
 
 def configure_logging(level: int = logging.INFO) -> None:
@@ -70,9 +50,9 @@ def log_request(record: RequestRecord) -> None:
         fields["traceparent"] = record.trace.traceparent
     if record.prompt is not None:
         fields["prompt"] = record.prompt
-    _access.log(level, "request", extra={_FIELDS: fields})
+    _access.log(level, "request", extra={FIELDS: fields})
 
 
 def log_event(message: str, **fields: Any) -> None:
     """Log what is no request: a connection that was turned away."""
-    _access.info(message, extra={_FIELDS: fields})
+    _access.info(message, extra={FIELDS: fields})

@@ -1,5 +1,7 @@
 """The edge as a whole: the layers around the routes, in their order."""
 
+from typing import TYPE_CHECKING
+
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
@@ -13,6 +15,9 @@ from fathom_server.gateway.edge.observation import Observation
 from fathom_server.gateway.edge.openapi import complete_document
 from fathom_server.gateway.settings import GatewaySettings
 
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
 CALLERS_HEADERS = ("authorization", "content-type", "x-request-id", "traceparent", "tracestate")
 SHOWN_HEADERS = (
     "retry-after",
@@ -21,7 +26,9 @@ SHOWN_HEADERS = (
 )
 
 
-def with_edge(api: FastAPI, settings: GatewaySettings, metrics: GatewayMetrics) -> ASGIApp:
+def with_edge(
+    api: FastAPI, settings: GatewaySettings, metrics: GatewayMetrics, traces: "TracerProvider | None"
+) -> ASGIApp:
     """Put the edge around an application: a request is observed, let in, admitted, read, and then routed.
 
     Routes find ``metrics`` and ``keys`` in ``request.app.state`` and what is known of their request by ``record_of``.
@@ -41,4 +48,8 @@ def with_edge(api: FastAPI, settings: GatewaySettings, metrics: GatewayMetrics) 
             allow_headers=CALLERS_HEADERS,
             expose_headers=SHOWN_HEADERS,
         )
-    return Observation(app, api, metrics)
+    if traces is None:
+        return Observation(app, api, metrics)
+    from fathom_server.gateway.edge.request_spans import RequestSpans
+
+    return Observation(app, api, metrics, RequestSpans(traces))

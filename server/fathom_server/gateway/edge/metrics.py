@@ -14,13 +14,12 @@ from prometheus_client import (
     generate_latest,
 )
 
+from fathom_server.gateway.edge import metric_names as names
 from fathom_server.gateway.edge.request_record import UNKNOWN, RequestRecord
 
 MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 600)
 """Upper bounds of the histograms' buckets, in seconds: from a health check to the longest answer."""
-
-_PREFIX: Final = "fathom_gateway_"
 
 
 class GatewayMetrics:
@@ -32,44 +31,47 @@ class GatewayMetrics:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
-        by_route = ("route", "key")
+        by_route = (names.ROUTE, names.KEY)
         self._requests = Counter(
-            _PREFIX + "requests_total",
+            names.REQUESTS,
             "Requests that ended, by HTTP status; 499 where the caller hung up before the end.",
-            ("route", "status", "key"),
+            (names.ROUTE, names.STATUS, names.KEY),
             registry=self._registry,
         )
         self._duration = Histogram(
-            _PREFIX + "request_duration_seconds",
+            names.REQUEST_DURATION,
             "From the request's head to the end of the answer.",
             by_route,
             buckets=SECONDS,
             registry=self._registry,
         )
         self._first_output = Histogram(
-            _PREFIX + "time_to_first_token_seconds",
+            names.TIME_TO_FIRST_TOKEN,
             "Of streamed answers: from the request's head to the first bytes of the answer.",
             by_route,
             buckets=SECONDS,
             registry=self._registry,
         )
         self._input_tokens = Counter(
-            _PREFIX + "input_tokens_total", "Tokens of prompts and texts read.", by_route, registry=self._registry
+            names.INPUT_TOKENS, "Tokens of prompts and texts read.", by_route, registry=self._registry
         )
-        self._output_tokens = Counter(
-            _PREFIX + "output_tokens_total", "Tokens generated.", by_route, registry=self._registry
-        )
+        self._output_tokens = Counter(names.OUTPUT_TOKENS, "Tokens generated.", by_route, registry=self._registry)
         self._in_flight = Gauge(
-            _PREFIX + "requests_in_flight", "Requests being served.", ("route",), registry=self._registry
+            names.REQUESTS_IN_FLIGHT, "Requests being served.", (names.ROUTE,), registry=self._registry
         )
         self._rejected = Counter(
-            _PREFIX + "rejected_total",
+            names.REJECTED,
             "Requests turned away before a model was asked: key, concurrency, requests_per_minute, tokens_per_minute, "
             "body, head (no HTTP, or headers too large or too slow), connections; and reader, which does not read.",
-            ("reason", "key"),
+            (names.REASON, names.KEY),
             registry=self._registry,
         )
-        self._connections = Gauge(_PREFIX + "connections", "Open connections.", registry=self._registry)
+        self._connections = Gauge(names.CONNECTIONS, "Open connections.", registry=self._registry)
+        self._target_ready = Gauge(
+            names.TARGET_READY,
+            "Whether Triton was ready with all its models when these metrics were asked for: 1 or 0.",
+            registry=self._registry,
+        )
 
     def begin(self, record: RequestRecord) -> None:
         """Count a request in; it must ``end``."""
@@ -101,6 +103,10 @@ class GatewayMetrics:
     def disconnect(self) -> None:
         """Count a connection out."""
         self._connections.dec()
+
+    def note_target(self, *, is_ready: bool) -> None:
+        """Note whether Triton is ready."""
+        self._target_ready.set(is_ready)
 
     def text(self) -> bytes:
         """Everything, in Prometheus's text format."""

@@ -5,7 +5,7 @@ import logging
 import re
 import time
 from functools import cached_property
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from fastapi import FastAPI
 from starlette.routing import compile_path
@@ -14,6 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from fathom_server.gateway.edge.access_log import log_request
 from fathom_server.gateway.edge.metrics import GatewayMetrics
 from fathom_server.gateway.edge.request_record import begin_record
+
+if TYPE_CHECKING:
+    from fathom_server.gateway.edge.request_spans import RequestSpans
 
 NO_ROUTE: Final = "none"
 """The route's name of a path that the gateway does not have: paths that callers make up must not become series."""
@@ -26,13 +29,16 @@ _log: Final = logging.getLogger("fathom.gateway")
 class Observation:
     """Numbers, counts and logs requests; answers carry ``x-request-id``, calls of Triton the caller's trace context.
 
-    ``api`` is asked for its paths.
+    ``api`` is asked for its paths. With ``spans`` each request has a span, and Triton is told of that one.
     """
 
-    def __init__(self, app: ASGIApp, api: FastAPI, metrics: GatewayMetrics) -> None:
+    def __init__(
+        self, app: ASGIApp, api: FastAPI, metrics: GatewayMetrics, spans: "RequestSpans | None" = None
+    ) -> None:
         self._app = app
         self._api = api
         self._metrics = metrics
+        self._spans = spans
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -64,6 +70,7 @@ class Observation:
                 is_complete = not message.get("more_body", False)
             await send(message)
 
+        span = None if self._spans is None else self._spans.begin(record)
         self._metrics.begin(record)
         try:
             with contextlib.nullcontext() if record.trace is None else record.trace.use():
@@ -75,6 +82,8 @@ class Observation:
                 raise  # what was begun must not look whole: the server closes the connection
         finally:
             self._metrics.end(record)
+            if self._spans is not None and span is not None:
+                self._spans.end(span, record)
             log_request(record)
 
     @cached_property

@@ -8,6 +8,7 @@ from pydantic_core import to_json
 from starlette.responses import Response
 
 from fathom_client import AsyncClient
+from fathom_server.gateway.answers.event_stream import while_connected
 from fathom_server.gateway.catalog import ModelCatalog
 from fathom_server.gateway.edge.request_record import record_of
 from fathom_server.gateway.errors import InvalidApiRequestError
@@ -23,7 +24,10 @@ async def embeddings(request: Request, body: EmbeddingsRequest) -> Response:
     client: AsyncClient = request.app.state.client
     catalog: ModelCatalog = request.app.state.catalog
     record.model = (await catalog.find(body.model, "embed")).name
-    answer = await client.embed(body.model, body.input, prompt_name=body.prompt_name, truncate=body.truncate)
+    texts = client.embed(
+        body.model, body.input, prompt_name=body.prompt_name, truncate=body.truncate, request_id=record.request_id
+    )
+    answer = await while_connected(request, texts)
     record.input_tokens = tokens = sum(answer.num_input_tokens)
     dimensions = answer.vectors.shape[1]
     if body.dimensions not in (None, dimensions):

@@ -7,6 +7,7 @@ from pydantic_core import to_json
 from starlette.responses import Response
 
 from fathom_client import AsyncClient
+from fathom_server.gateway.answers.event_stream import while_connected
 from fathom_server.gateway.catalog import ModelCatalog
 from fathom_server.gateway.edge.request_record import record_of
 from fathom_server.gateway.schemas.rerank import RerankRequest, RerankResponse
@@ -22,7 +23,8 @@ async def rerank(request: Request, body: RerankRequest) -> Response:
     catalog: ModelCatalog = request.app.state.catalog
     record.model = (await catalog.find(body.model, "rerank")).name
     documents = [each if isinstance(each, str) else each.text for each in body.documents]
-    answer = await client.rerank(body.model, body.query, documents, truncate=body.truncate)
+    ranks = client.rerank(body.model, body.query, documents, truncate=body.truncate, request_id=record.request_id)
+    answer = await while_connected(request, ranks)
     record.input_tokens = tokens = sum(answer.num_input_tokens)
     results: list[dict[str, Any]] = [
         {"index": index, "relevance_score": float(answer.scores[index])} for index in answer.order[: body.top_n]

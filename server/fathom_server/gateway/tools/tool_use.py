@@ -1,5 +1,6 @@
 """What a request's tools mean for its generation, and for reading its answers."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,12 +13,19 @@ from fathom_server.gateway.tools.forced import ArgumentsReader, arguments_schema
 from fathom_server.gateway.tools.hermes import HermesReader
 from fathom_server.gateway.tools.llama3 import Llama3Reader
 from fathom_server.gateway.tools.mistral import MistralReader
+from fathom_server.gateway.tools.pythonic import PythonicReader
+from fathom_server.gateway.tools.qwen3_coder import Qwen3CoderReader
 from fathom_server.text.tool_call_format import ToolCallFormat
 
-_READERS: Final[dict[ToolCallFormat, type[HermesReader | Llama3Reader | MistralReader]]] = {
+Functions = Mapping[str, Mapping[str, Any] | None]
+"""Names of functions, with the schemas of their parameters."""
+
+_READERS: Final[Mapping[ToolCallFormat, Callable[[Functions], ToolCallReader]]] = {
     "hermes": HermesReader,
     "llama3_json": Llama3Reader,
     "mistral": MistralReader,
+    "pythonic": PythonicReader,
+    "qwen3_coder": Qwen3CoderReader,
 }
 
 
@@ -31,7 +39,7 @@ class ToolUse:
 
     form: ToolCallFormat
     tools: tuple[dict[str, Any], ...]
-    names: frozenset[str]
+    functions: Functions
     forced: str | None
     is_required: bool
     is_single: bool
@@ -39,11 +47,10 @@ class ToolUse:
     def options(self) -> dict[str, Any]:
         """The client's options that make the answer hold the calls that are demanded, and let their marks be seen."""
         options: dict[str, Any] = {"tools": self.tools}
-        functions = [(tool["function"]["name"], tool["function"].get("parameters")) for tool in self.tools]
         if self.forced is not None:
-            options["json_schema"] = arguments_schema(dict(functions)[self.forced])
+            options["json_schema"] = arguments_schema(self.functions[self.forced])
         elif self.is_required:
-            options["json_schema"] = calls_schema(functions, parallel=not self.is_single)
+            options["json_schema"] = calls_schema(list(self.functions.items()), parallel=not self.is_single)
         elif self.form == "mistral":
             options["skip_special_tokens"] = False
         return options
@@ -52,7 +59,7 @@ class ToolUse:
         """A reader for one answer."""
         if self.forced is not None:
             return ArgumentsReader(self.forced)
-        return CallListReader(self.names) if self.is_required else _READERS[self.form](self.names)
+        return CallListReader(self.functions) if self.is_required else _READERS[self.form](self.functions)
 
 
 def tool_use(request: ChatRequest, model: ServedModel) -> ToolUse | None:
@@ -66,7 +73,7 @@ def tool_use(request: ChatRequest, model: ServedModel) -> ToolUse | None:
     if model.tool_calls is None:
         raise InvalidApiRequestError(
             f"the chat template of {model.name!r} knows no tools in a form that is read here (Hermes's and Qwen's, "
-            "Llama 3's, Mistral's); leave tools out, or choose another model",
+            "Llama's, Mistral's); leave tools out, or choose another model",
             param="tools",
             code="unsupported_value",
         )
@@ -75,7 +82,7 @@ def tool_use(request: ChatRequest, model: ServedModel) -> ToolUse | None:
     return ToolUse(
         form=model.tool_calls,
         tools=tools,
-        names=frozenset(tool.function.name for tool in offered),
+        functions={tool["function"]["name"]: tool["function"].get("parameters") for tool in tools},
         forced=choice.function.name if isinstance(choice, NamedToolChoice) else None,
         is_required=choice == "required",
         is_single=request.parallel_tool_calls is False,

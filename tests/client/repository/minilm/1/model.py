@@ -1,15 +1,25 @@
 """A stand-in for an embedding model: eight numbers from the text's hash, one token a character, 512 at most.
 
-A text that begins with ``slow`` takes half a second. A prompt's name is put before the text as it is.
+A text that begins with ``slow`` takes half a second. A prompt's name is put before the text as it is. A text that is
+JSON has orders: ``asked``, a file to which the request's id is added as a line when it is computed; ``delay_s``.
 """
 
 import hashlib
+import json
 import time
+from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
 LIMIT = 512
+
+
+def follow(orders, request):
+    """Do what a text orders."""
+    with Path(orders["asked"]).open("a", encoding="utf-8") as file:
+        file.write(request.request_id() + "\n")
+    time.sleep(orders.get("delay_s", 0))
 
 
 class TritonPythonModel:
@@ -30,6 +40,8 @@ class TritonPythonModel:
         for text, allowed in zip(texts, flags, strict=True):
             if text.startswith("slow"):
                 time.sleep(0.5)
+            if text.startswith("{"):
+                follow(json.loads(text), request)
             if len(text) > LIMIT and not allowed:
                 message = f"text_input has {len(text)} tokens; at most {LIMIT} fit"
                 return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG))

@@ -1,0 +1,1 @@
+"""What holds docker-compose.yml, .env.example and the Dockerfiles together."""

@@ -1,0 +1,1 @@
+"""Calibration of a cascade: which signal and threshold reach a target, measured on a held-out set."""

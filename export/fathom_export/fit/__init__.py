@@ -1,0 +1,1 @@
+"""``fathom-fit``: whether a model fits, on what, how fast, and at what cost."""

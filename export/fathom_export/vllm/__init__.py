@@ -1,0 +1,1 @@
+"""What vLLM's engine may be told, as vLLM's own source says it."""
