@@ -94,11 +94,7 @@ def check_parity(graph: Path, reference: Reference, precision: Precision, output
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     if graph.name == NATIVE_GRAPH_FILE:
         register(options)
-    # nor are weights in 16 or 8 bits to be widened all at once, as they would be once and for all
-    kept_apart = ["ConstantFolding"] if precision in ("fp16", "fp8") else []
-    session = onnxruntime.InferenceSession(
-        graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=kept_apart
-    )
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     batch = _run(session, output, reference.inputs)
     lengths = reference.inputs[ATTENTION_MASK].sum(axis=1)
     alone = np.concatenate(
