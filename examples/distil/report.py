@@ -54,12 +54,14 @@ def render(result: Mapping[str, Any]) -> str:
     """The tables."""
     machine, data = result["machine"], result["data"]
     minutes = "" if result["minutes"] is None else f": {result['minutes']} minutes"
-    rate = "" if data["seconds"] is None else f" in {data['seconds']:.0f} s"
+    seconds = data["seconds"]
+    rate = "" if seconds is None else f" in {seconds:.0f} s, {data['answers'] / seconds:.0f} answers/s"
     lines = [
         f"`{result['command']}` at {result['commit']}, {result['date']}, on {machine['processor']}, "
         f"{machine['cores']} cores{minutes}.",
         "",
-        f"`large` answered {data['prompts']:,} questions {data['answers']:,} times{rate}; {data['rows']:,} rows passed.",
+        f"`large` gave {data['answers']:,} answers to {data['prompts']:,} questions{rate}. "
+        f"{data['rows']:,} rows passed, one a question.",
         "",
         "| filter, in order | came | dropped |",
         "|---|---|---|",
@@ -76,7 +78,7 @@ def render(result: Mapping[str, Any]) -> str:
         f"| **all** | **{data['right']['all_share']:.1%}** | **{data['right']['passed_share']:.1%}** |",
         "",
         f"Held-out accuracy, exact match on {result['held_out_rows']:,} rows, of `small` before and after "
-        f"{result['training']['steps']} steps of training, the same for both kinds of data:",
+        f"{result['steps']} steps of {result['step_tokens']:,} tokens, the same for both kinds of data:",
         "",
         "| task | `large`, the teacher | `small` before | after, filters on | after, filters off |",
         "|---|---|---|---|---|",

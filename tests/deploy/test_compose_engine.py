@@ -4,16 +4,18 @@ Runs where a Docker engine is (``pytest -m docker``). The tests of this file are
 """
 
 import json
+import re
 import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2 as httpx
 import pytest
 from tests.deploy.engine import Project, both_streams, docker, wait_until, why_not
 
-from fathom_client import Client, StreamBrokenError
+from fathom_client import Client, FathomError, StreamBrokenError
 
 REASON = why_not()
 pytestmark = [
@@ -138,15 +140,26 @@ def test_a_load_test_is_shared_among_workers(project: Project, tmp_path: Path) -
     project("--profile=loadtest", "rm", "--force", "--stop", "loadtest", "loadtest-master", "loadtest-worker")
 
 
+def ask_until_it_fails(url: str) -> FathomError:
+    """Stream long answers, one after the other, until one fails; how it failed."""
+    with Client(url) as client:
+        while True:
+            try:
+                with client.stream_chat("chat", QUESTION, max_tokens=1500, ignore_eos=True) as stream:
+                    stream.result()
+            except FathomError as error:
+                return error
+
+
 def test_a_server_that_is_killed_mid_stream_comes_back(project: Project, client: Client) -> None:
-    """The stream ends with an error that says so, the container is started again, and answers as before."""
+    """Its streams end with an error that says so, the container is started again, and answers as before."""
     before = project.state("server")["RestartCount"]
-    with client.stream_chat("chat", QUESTION, max_tokens=1500, ignore_eos=True) as stream:
-        next(iter(stream))
+    with ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(ask_until_it_fails, f"127.0.0.1:{project.ports['GRPC']}") for _ in range(4)]
         # process 1 is Docker's init; the launcher is its child, and its end is the container's
-        project("exec", "--no-TTY", "server", "sh", "-c", "kill -9 $(cat /proc/1/task/1/children)")
-        with pytest.raises(StreamBrokenError):
-            stream.result()
+        project("exec", "--no-TTY", "server", "sh", "-c", "sleep 1; kill -9 $(cat /proc/1/task/1/children)")
+        errors = [each.result() for each in asking]
+    assert any(isinstance(error, StreamBrokenError) for error in errors), errors
     wait_until(lambda: project.state("server")["RestartCount"] == before + 1, "the engine starts it again")
     wait_until(lambda: project.is_healthy("server"), "the server is healthy again")
     wait_until(lambda: project.is_healthy("gateway"), "the gateway is ready again")
@@ -154,22 +167,23 @@ def test_a_server_that_is_killed_mid_stream_comes_back(project: Project, client:
 
 
 def test_a_stop_waits_for_answers(project: Project, client: Client) -> None:
-    """A stream that runs when the server is stopped ends whole, and then the server ends by itself."""
-    first = threading.Event()
-    tokens: list[int] = []
+    """Streams that run when the server is stopped end whole, and then the server ends by itself."""
+    begun = threading.Barrier(9)
 
-    def ask() -> None:
-        with client.stream_chat("chat", QUESTION, max_tokens=600, ignore_eos=True) as stream:
-            for _ in stream:
-                first.set()
-            tokens.append(stream.result().num_output_tokens)
+    def ask() -> int | None:
+        with client.stream_chat("chat", QUESTION, max_tokens=1800, ignore_eos=True) as stream:
+            next(iter(stream))
+            begun.wait(60)
+            return stream.result().num_output_tokens
 
-    asking = threading.Thread(target=ask)
-    asking.start()
-    assert first.wait(60)
-    project("stop", "server")
-    asking.join()
-    assert tokens == [600]
+    with ThreadPoolExecutor(9) as pool:
+        asking = [pool.submit(ask) for _ in range(8)]
+        begun.wait(60)
+        stopping = pool.submit(project, "stop", "server")
+        wait_until(lambda: "stopping: running requests" in project.logs("server"), "the server begins to stop")
+        assert not all(each.done() for each in asking), "nothing ran any more when the server was stopped"
+        assert [each.result() for each in asking] == [1800] * 8
+        stopping.result()
     assert project.state("server")["ExitCode"] == 0, project.logs("server")[-3000:]
 
 
@@ -189,25 +203,21 @@ def export_again() -> list[str]:
     return ["fathom-export", "/bundle/bundle.toml", "--repository=/models/repository", "--force"]
 
 
-def test_too_little_memory_is_told_in_one_line(project: Project) -> None:
-    """A server whose processes the kernel kills says so, with the remedy, and ends."""
-    command = [
-        "docker",
-        "run",
-        "--rm",
-        "--memory=250m",
-        "--memory-swap=250m",
-        "--shm-size=256m",
-        "--init",
-        "--read-only",
-    ]
+def serve_in_250_mib(project: Project, *arguments: str) -> str:
+    """The last line of a server that may have no more memory than that, and ends."""
+    command = ["docker", "run", "--rm", "--init", "--read-only", "--memory=250m", "--memory-swap=250m", *arguments]
     command += ["--shm-size=256m", "--tmpfs=/tmp:exec,mode=1777", f"--volume={project.name}_models:/models:ro"]
     command += [f"{project.name}/fathom-server:0.1.0", "fathom-serve", "/models/repository", "--log-level=error"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode != 0
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith("fathom-serve: error: ")
-    assert "for want of memory: raise the container's memory limit" in last, done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+def test_too_little_memory_is_told_in_one_line(project: Project) -> None:
+    """A server that will not fit says so before it starts; one that starts all the same says who ended it."""
+    assert re.match(r"error: .* and there are 250 MiB of memory: ", serve_in_250_mib(project))
+    last = serve_in_250_mib(project, "--env=FATHOM_MEMORY_CHECK=0")
+    assert re.match(r"fathom-serve: error: .* for want of memory: raise the container's memory limit", last), last
 
 
 def test_down_leaves_nothing_behind(project: Project) -> None:
