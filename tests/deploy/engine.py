@@ -129,4 +129,7 @@ class Project:
 
     def remove(self) -> None:
         """Take everything down, volumes and images too."""
-        self.run("--profile=*", "down", "--volumes", "--remove-orphans", "--rmi=all", "--timeout=10")
+        self.run("--profile=*", "down", "--volumes", "--remove-orphans", "--timeout=10")
+        images = docker("images", "--quiet", "--filter", f"reference={self.name}/*").split()
+        if images:
+            docker("image", "rm", "--force", *images)
