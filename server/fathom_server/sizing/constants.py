@@ -1,6 +1,6 @@
 """Bytes that follow from no shape: measured, or somebody else's, with their sources.
 
-Those of processes are fitted on the runs that ``python -m benchmarks.fit memory`` shows, four models in three precisions
+Those of processes are fitted on what ``python -m benchmarks.fit memory`` shows, four models in three precisions
 (Triton 2.51, Python 3.11, ONNX Runtime 1.31). Those of CUDA have not been measured here.
 """
 
