@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 from tokenizers import Tokenizer
 
@@ -29,17 +30,20 @@ class Generator:
             self.binding.bind_input(f"past.{name}", "cpu", 0, np.float32, shape, array.ctypes.data)
             self.binding.bind_output(f"present.{name}", "cpu", 0, np.float32, shape, array.ctypes.data)
 
-    def step(self, ids: list[int], past: int) -> np.ndarray:
+    def step(self, ids: list[int], past: int) -> npt.NDArray[np.float32]:
         """Logits [vocabulary] after ``ids``, which follow ``past`` tokens of the cache."""
-        feeds = {"input_ids": np.array([ids], np.int64), "logit_positions": np.array([[len(ids) - 1]], np.int64)}
-        feeds["seqlens_k"] = np.array([past + len(ids) - 1], np.int32)
-        feeds["total_sequence_length"] = np.array(past + len(ids), np.int32)
+        feeds: dict[str, npt.NDArray[np.int64 | np.int32]] = {
+            "input_ids": np.array([ids], np.int64),
+            "logit_positions": np.array([[len(ids) - 1]], np.int64),
+            "seqlens_k": np.array([past + len(ids) - 1], np.int32),
+            "total_sequence_length": np.array(past + len(ids), np.int32),
+        }
         for name, value in feeds.items():
             self.binding.bind_input(name, "cpu", 0, value.dtype.type, value.shape, value.ctypes.data)
-        logits = np.empty((1, 1, self.manifest["vocabulary"]), np.float32)
-        self.binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
+        logits: npt.NDArray[np.float32] = np.empty(self.manifest["vocabulary"], np.float32)
+        self.binding.bind_output("logits", "cpu", 0, np.float32, (1, 1, logits.size), logits.ctypes.data)
         self.session.run_with_iobinding(self.binding)
-        return logits[0, 0]
+        return logits
 
     def generate(self, prompt: list[int], tokens: int) -> Iterator[int]:
         """Yield the likeliest tokens after a prompt, until one of them ends the answer or the context is full."""
