@@ -268,9 +268,14 @@ def table(ones: Sequence[Compared], part: str) -> str:
         cells = []
         for column in columns:
             one = next(one for one in ones if (one.model, one.precision, one.what) == (model, precision, column))
-            cells.append(f"{one.predicted:.3g} / {one.measured:.3g} ({one.deviation:+.0%})")
+            cells.append(f"{figure(one.predicted)} / {figure(one.measured)} ({one.deviation:+.0%})")
         lines.append(f"| {model}, {precision} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def figure(number: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def summary(ones: Sequence[Compared], part: str) -> str:

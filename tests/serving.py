@@ -78,7 +78,11 @@ class FathomServe:
                 self.process.stdout.close()
 
     def __enter__(self) -> Self:
-        return self.start().wait_ready()
+        try:
+            return self.start().wait_ready()
+        except BaseException:  # a test's time limit, too: nothing is left behind
+            self.stop()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -1,7 +1,7 @@
 """Measure the gateway, and write what was found into ``docs/gateway.md``.
 
-    python -m benchmarks.gateway                # everything, about four minutes
-    python -m benchmarks.gateway overhead       # or one of: overhead, connections, aiperf
+    python -m benchmarks.gateway                # everything, about five minutes
+    python -m benchmarks.gateway overhead       # or one of: overhead, connections, aiperf, aiperf-twin
 
 The machine should have nothing else to do.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from benchmarks.gateway import aiperf, connections, overhead
+from benchmarks.gateway import aiperf, aiperf_twin, connections, overhead
 from benchmarks.peers import machine
 
 PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "gateway.md"
@@ -19,6 +19,7 @@ PARTS: Final[dict[str, Callable[[], list[str]]]] = {
     "overhead": lambda: overhead.measure().lines(),
     "connections": lambda: connections.measure().lines(),
     "aiperf": lambda: aiperf.measure().lines(),
+    "aiperf-twin": lambda: aiperf_twin.measure().lines(),
 }
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.gateway.stand import MODEL, SOURCE, model_stand
+from benchmarks.gateway.stand import MODEL, SOURCE, Stand, model_stand
 
 ENVIRONMENT: Final = Path(__file__).resolve().parents[2] / ".bench" / "aiperf"
 REQUIREMENT: Final = "aiperf==0.13.0"
@@ -54,14 +54,22 @@ class AiperfRun:
 
 def measure() -> AiperfRun:
     """Start everything, let AIPerf run, and stop it. Raises CalledProcessError where AIPerf fails."""
+    with model_stand() as running:
+        return profile(
+            running, "--warmup-request-count", "16", "--request-count", str(REQUESTS),
+            "--concurrency", str(CONCURRENCY), "--output-tokens-mean", OUTPUT_TOKENS,
+            "--extra-inputs", f"min_tokens:{OUTPUT_TOKENS}",
+        )  # fmt: skip
+
+
+def profile(running: Stand, *flags: str) -> AiperfRun:
+    """Let AIPerf ask a gateway for streamed chats of 64 tokens. Raises CalledProcessError where it fails."""
     program = _program()
-    with model_stand() as running, tempfile.TemporaryDirectory(prefix="fathom-aiperf-") as folder:
+    with tempfile.TemporaryDirectory(prefix="fathom-aiperf-") as folder:
         command = [
             *(str(program), "profile", "--model", MODEL, "--url", f"http://127.0.0.1:{running.gateway_port}"),
             *("--endpoint-type", "chat", "--streaming", "--tokenizer", str(SOURCE)),
-            *("--concurrency", str(CONCURRENCY), "--request-count", str(REQUESTS), "--warmup-request-count", "16"),
-            *("--synthetic-input-tokens-mean", "64", "--output-tokens-mean", OUTPUT_TOKENS),
-            *("--extra-inputs", f"min_tokens:{OUTPUT_TOKENS}", "--random-seed", "1"),
+            *("--synthetic-input-tokens-mean", "64", "--random-seed", "1", *flags),
             *("--artifact-dir", folder, "--ui", "none", "--no-gpu-telemetry", "--no-server-metrics"),
         ]
         subprocess.run(command, check=True, cwd=folder)

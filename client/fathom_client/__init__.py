@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from fathom_client._async import AsyncClient
+    from fathom_client._call_times import CallTimes
     from fathom_client._options import GenerateOptions, Message
     from fathom_client._results import (
         Classification,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncClient",
     "AsyncGenerationStream",
+    "CallTimes",
     "Classification",
     "Client",
     "ClientClosedError",
@@ -95,6 +97,7 @@ __all__ = [
 
 _HOMES: Final = {
     "_async": ("AsyncClient",),
+    "_call_times": ("CallTimes",),
     "_limits": ("Keepalive", "Limits"),
     "_options": ("GenerateOptions", "Message"),
     "_results": (

@@ -139,17 +139,17 @@ def _chunks(outputs: Outputs) -> Sequence[GenerationChunk]:
     ids = read_integers(outputs[protocol.OUTPUT_IDS])
     indices = read_integers(outputs[protocol.SEQUENCE_INDEX]) if protocol.SEQUENCE_INDEX in outputs else _FIRST
     reasons = read_strings(outputs[protocol.FINISH_REASON]) if protocol.FINISH_REASON in outputs else [""] * len(texts)
-    listed = read_strings(outputs[protocol.LOGPROBS]) if protocol.LOGPROBS in outputs else None
+    listed: Sequence[str | None] = (
+        read_strings(outputs[protocol.LOGPROBS]) if protocol.LOGPROBS in outputs else [None] * len(texts)
+    )
     if not texts or sum(counts) != len(ids) or min(indices) < 0:
         raise ValueError(f"{len(texts)} texts, counts {counts} of {len(ids)} ids, sequences {indices}")
     if len(texts) == 1:
-        [text], [count], [reason], [index] = texts, counts, reasons, indices
-        logprobs = None if listed is None else _logprobs(*listed)
+        [text], [count], [reason], [index], [told] = texts, counts, reasons, indices, listed
+        logprobs = None if told is None else _logprobs(told)
         return (GenerationChunk(text, ids, count, reason or None, index, logprobs),)
     chunks, begin = [], 0
-    for index, text, count, reason, told in zip(
-        indices, texts, counts, reasons, listed or [None] * len(texts), strict=True
-    ):
+    for index, text, count, reason, told in zip(indices, texts, counts, reasons, listed, strict=True):
         logprobs = None if told is None else _logprobs(told)
         chunks.append(GenerationChunk(text, ids[begin : begin + count], count, reason or None, index, logprobs))
         begin += count

@@ -11,6 +11,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from fathom_client import _channel
 from fathom_client._attempts import Attempts
+from fathom_client._call_times import note_received, note_sent
 from fathom_client._channel import ChannelSettings, limit_s_of
 from fathom_client._endpoints import Endpoint, EndpointPool
 from fathom_client._status import CallContext, closed_client, error_of_status
@@ -102,12 +103,16 @@ class AsyncConnection:
     ) -> Any:
         call = getattr(self._link(endpoint, context).stub, method)
         self._settings.check_size(request)
+        if isinstance(request, service_pb2.ModelInferRequest):
+            note_sent()
         try:
-            return await call(request, timeout=limit_s, metadata=(*self._metadata, *trace_metadata()))
+            response = await call(request, timeout=limit_s, metadata=(*self._metadata, *trace_metadata()))
         except asyncio.CancelledError:
             if is_task_cancelled():
                 raise
             raise closed_client(context) from None  # gRPC says so to whoever waits when another task hangs up
+        note_received()
+        return response
 
     async def _probe(self, endpoint: Endpoint) -> None:
         """Ask a server that was left out whether it is ready."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from types import TracebackType
@@ -28,6 +29,7 @@ class _Progress:
         self.failure: FathomError | None = None
         self.is_closed = False
         self.is_refused = False
+        self.sent_ns = time.perf_counter_ns()
 
     def take(self, response: Any) -> GenerationChunk | None:
         """Take a ``ModelStreamInferResponse``; raises what it says."""
@@ -117,6 +119,11 @@ class GenerationStream:
     def request_id(self) -> str:
         """The id that the request carries to the server."""
         return self._progress.answer.request_id
+
+    @property
+    def sent_ns(self) -> int:
+        """When the request, checked and built, was handed to gRPC for the first time, by ``time.perf_counter_ns``."""
+        return self._progress.sent_ns
 
     def __iter__(self) -> Iterator[GenerationChunk]:
         return self
@@ -223,6 +230,11 @@ class AsyncGenerationStream:
     def request_id(self) -> str:
         """The id that the request carries to the server."""
         return self._progress.answer.request_id
+
+    @property
+    def sent_ns(self) -> int:
+        """When the request, checked and built, was handed to gRPC for the first time, by ``time.perf_counter_ns``."""
+        return self._progress.sent_ns
 
     def __aiter__(self) -> AsyncIterator[GenerationChunk]:
         return self

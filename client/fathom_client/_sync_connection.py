@@ -10,6 +10,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from fathom_client import _channel
 from fathom_client._attempts import Attempts
+from fathom_client._call_times import note_received, note_sent
 from fathom_client._channel import ChannelSettings, limit_s_of
 from fathom_client._endpoints import Endpoint, EndpointPool
 from fathom_client._status import CallContext, closed_client, error_of_status
@@ -44,6 +45,7 @@ class PendingCall:
             while True:
                 try:
                     response = self._future.result()
+                    note_received()
                 except grpc.RpcError as error:
                     self._connection.pause(error_of_status(error, self._at(context)), self._attempts)
                     self._future = self._connection.send(self._attempts, *self._arguments)
@@ -94,6 +96,7 @@ class Connection:
                 try:
                     call = self._method(attempts.endpoint, method)
                     response = self._start(call, request, context, limit_s_of(request, attempts))
+                    note_received()
                 except grpc.RpcError as error:
                     self.pause(error_of_status(error, context.at(attempts.endpoint.url)), attempts)
                 else:
@@ -145,6 +148,8 @@ class Connection:
         if self._is_closed:
             raise closed_client(context)
         self._settings.check_size(request)
+        if isinstance(request, service_pb2.ModelInferRequest):
+            note_sent()
         try:
             return call(request, timeout=limit_s, metadata=(*self._metadata, *trace_metadata(), *further))
         except ValueError:  # gRPC's word for a channel that another thread closed just now

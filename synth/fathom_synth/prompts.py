@@ -24,6 +24,7 @@ class Prompt:
     messages: tuple[dict[str, str], ...]
     columns: Mapping[str, Any]
     json_schema: Mapping[str, Any] | None
+    imposes_schema: bool
     sampling: SamplingSettings
     seed: int
 
@@ -98,7 +99,8 @@ class PromptSource:
     ) -> Prompt:
         sampling = self._job.sampling_of(kind.settings)
         content = {
-            "teacher": self._teacher, "messages": messages, "json_schema": kind.json_schema,
+            "teacher": self._teacher, "messages": messages,
+            "json_schema": kind.json_schema if kind.settings.impose_schema else None,
             "sampling": sampling.options(), "seed": self._job.seed,
         }  # fmt: skip
         asked = digest(content)
@@ -111,6 +113,7 @@ class PromptSource:
             messages=messages,
             columns=row.columns,
             json_schema=kind.json_schema,
+            imposes_schema=kind.settings.impose_schema,
             sampling=sampling,
             seed=int(key[:15], 16),
         )

@@ -17,7 +17,7 @@ from fathom_synth.filters.certainty import AgreementFilter, LogprobFilter
 from fathom_synth.filters.decontamination import DecontaminationFilter
 from fathom_synth.filters.duplicates import DuplicatesFilter, NearDuplicatesFilter
 from fathom_synth.filters.heuristics import HeuristicsFilter
-from fathom_synth.filters.judge import JudgeFilter
+from fathom_synth.filters.judge import JudgeFilter, judge_template
 from fathom_synth.filters.pipeline import Rejection, Stage, sift
 from fathom_synth.filters.settings import (
     AgreementSettings,
@@ -64,7 +64,9 @@ class Plan:
         teacher = read_teacher(job.teacher)
         plan = cls(job, teacher, PromptSource(job, teacher.identity))
         for settings in job.filters:
-            if not isinstance(settings, JudgeSettings):
+            if isinstance(settings, JudgeSettings):
+                judge_template(settings)
+            else:
                 make_filter(settings)
         for prompt in plan.source:
             if isinstance(prompt, Unusable):

@@ -1,11 +1,13 @@
 """Embeddings: order, batches, limits."""
 
 import hashlib
+import inspect
+import time
 
 import numpy as np
 import pytest
 
-from fathom_client import AsyncClient, Client, DeadlineExceededError, InvalidRequestError
+from fathom_client import AsyncClient, CallTimes, Client, DeadlineExceededError, InvalidRequestError
 
 from .texts import every_plane
 
@@ -72,3 +74,23 @@ async def test_time_limit_holds_for_all_texts_together(client: Client, async_cli
         client.embed("minilm", ["slow"] * 40, batch_size=1, timeout_s=0.8)
     with pytest.raises(DeadlineExceededError, match="minilm"):
         await async_client.embed("minilm", ["slow"] * 40, batch_size=1, timeout_s=0.8)
+
+
+async def test_a_call_tells_when_it_was_sent_and_answered(client: Client, async_client: AsyncClient) -> None:
+    """The times lie within the call, around what the model takes; of several requests, the first and the last count."""
+    texts = ["slow", *["quick"] * 20]
+    for embed in (client.embed, async_client.embed):
+        times, unused = CallTimes(), CallTimes()
+        before_ns = time.perf_counter_ns()
+        with times.use():
+            embeddings = embed("minilm", texts)
+            if inspect.isawaitable(embeddings):
+                await embeddings
+        assert before_ns < times.sent_ns < times.received_ns < time.perf_counter_ns()
+        assert times.received_ns - times.sent_ns > 0.5e9, "a slow text takes half a second"
+        noted = (times.sent_ns, times.received_ns)
+        single = embed("minilm", "outside of the block")
+        if inspect.isawaitable(single):
+            await single
+        assert (times.sent_ns, times.received_ns) == noted
+        assert unused == CallTimes(0, 0)

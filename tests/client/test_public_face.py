@@ -12,6 +12,7 @@ from fathom_client import AsyncClient, AsyncGenerationStream, Client, FathomErro
 PUBLIC = [
     "AsyncClient",
     "AsyncGenerationStream",
+    "CallTimes",
     "Classification",
     "Client",
     "ClientClosedError",

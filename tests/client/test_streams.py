@@ -2,7 +2,9 @@
 
 import asyncio
 import gc
+import inspect
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -39,6 +41,17 @@ def test_chunks_add_up_to_the_result(client: Client) -> None:
     assert result.token_ids == tuple(map(ord, "hello big world"))
     assert (result.num_input_tokens, result.num_output_tokens, result.finish_reason) == (15, 15, "stop")
     assert result.request_id == stream.request_id
+
+
+async def test_a_stream_tells_when_its_request_was_sent(client: Client, async_client: AsyncClient) -> None:
+    """The time is between the call and its return, whatever is read later."""
+    for open_stream in (client.stream, async_client.stream):
+        before_ns = time.perf_counter_ns()
+        stream = open_stream("chat", "hello")
+        sent_ns, after_ns = stream.sent_ns, time.perf_counter_ns()
+        result = stream.result()
+        assert (await result if inspect.isawaitable(result) else result).text == "hello"
+        assert before_ns < sent_ns == stream.sent_ns < after_ns
 
 
 async def test_several_answers_stream_side_by_side(client: Client, async_client: AsyncClient) -> None:

@@ -125,8 +125,14 @@ class Project:
         found = docker("ps", "--all", "--quiet", "--filter", label).split()
         found += docker("volume", "ls", "--quiet", "--filter", label).split()
         found += docker("network", "ls", "--quiet", "--filter", label).split()
-        return found + docker("images", "--quiet", "--filter", f"reference={self.name}/*").split()
+        return found + self.images()
+
+    def images(self) -> list[str]:
+        """Names of the project's own images."""
+        return docker("images", "--format={{.Repository}}:{{.Tag}}", "--filter", f"reference={self.name}/*").split()
 
     def remove(self) -> None:
         """Take everything down, volumes and images too."""
-        self.run("--profile=*", "down", "--volumes", "--remove-orphans", "--rmi=all", "--timeout=10")
+        self.run("--profile=*", "down", "--volumes", "--remove-orphans", "--timeout=10")
+        if images := self.images():
+            docker("image", "rm", *images)  # by name: the same image may have other names that are not ours

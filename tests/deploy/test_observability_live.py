@@ -64,7 +64,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FathomServe]:
 
 
 @pytest.fixture(scope="module")
-def scraped(server: FathomServe) -> Scraped:
+def at_start(server: FathomServe) -> str:
+    """What a server says before its first request."""
+    status, text = server.get("/metrics", server.metrics_port)
+    assert status == 200
+    return text.decode()
+
+
+@pytest.fixture(scope="module")
+def scraped(server: FathomServe, at_start: str) -> Scraped:
     """Everything that server and gateway say after an answer, a refusal and a late request of each kind."""
     with Client(server.url) as client:
         client.generate("chat", "Add 1 and 2.", max_tokens=8)
@@ -168,6 +176,11 @@ def test_every_metric_of_ours_is_on_a_dashboard_or_in_a_rule(scraped: Scraped) -
     ours = {name for name in scraped.labels if name.startswith("fathom_")}
     families = {re.sub("_(bucket|sum|count)$", "", name) for name in ours}
     assert not {each for each in families if not any(name.startswith(each) for name in asked)}
+
+
+def test_a_server_without_requests_is_not_taken_for_one_without_models(at_start: str) -> None:
+    """Triton has each model's counters as soon as it is loaded, which FathomServerNotReady goes by."""
+    assert f'\n{triton.SUCCESS}{{model="chat",version="1"}} ' in at_start
 
 
 def test_a_reason_is_counted_from_zero(scraped: Scraped) -> None:

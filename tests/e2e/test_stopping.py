@@ -76,7 +76,7 @@ class Streams:
                 self.ended += 1
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(120, func_only=True)
 @pytest.mark.parametrize("moment", ["first begun", "all sent", "some ended"])
 def test_stop_at_any_moment_under_32_streams(serve: Callable[..., FathomServe], one_model: Path, moment: str) -> None:
     """Readiness goes while streams still run, each that was taken ends whole, each that came later is refused."""
@@ -118,7 +118,7 @@ def requests_of(server: FathomServe) -> int:
     return int(sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(names)))
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(120, func_only=True)
 def test_answers_that_are_too_long_end_with_a_status_on_which_to_try_again(
     serve: Callable[..., FathomServe], one_model: Path
 ) -> None:
@@ -141,7 +141,7 @@ def test_answers_that_are_too_long_end_with_a_status_on_which_to_try_again(
     assert server.triton_processes() == []
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(120, func_only=True)
 def test_open_http_answer_does_not_keep_the_door_open_for_grpc(
     serve: Callable[..., FathomServe], one_model: Path
 ) -> None:
@@ -176,7 +176,7 @@ def refuses(client: Client) -> bool:
     return False
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(120, func_only=True)
 def test_idle_streams_do_not_hold_up_a_stop(serve: Callable[..., FathomServe], one_model: Path) -> None:
     """SIGTERM under four streams and an idle one: each answer comes whole, and the server ends with status 0."""
     server = serve(one_model, "--drain-s", "50")

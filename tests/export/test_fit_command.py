@@ -16,6 +16,7 @@ import yaml
 from fathom_export.fit.calibration import Calibration
 from fathom_export.fit.cli import main
 from fathom_export.spec import read_bundle
+from fathom_export.spec.model_spec import VllmSpec
 from fathom_server.sizing.roofline import AttentionRates, Curve, Processor, ProductRates
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -127,6 +128,17 @@ def test_a_model_too_large_for_one_gpu_is_split_over_several(
     assert one["tensor_parallel"] > 1
     assert one["engine"] == "vllm"
     assert any("tensor parallelism" in note for note in found["notes"])
+    asked = (LARGE, "--no-cpu", "--gpus", str(table), "--gpu", "tiny", "--requests", "1")
+    status, out, _ = run(capsys, *asked, "--output", "helm-values")
+    values = yaml.safe_load(out)
+    assert (status, values["server"]["gpu"]["count"]) == (0, one["tensor_parallel"])
+    (tmp_path / "bundle.toml").write_text(values["bundle"], encoding="utf-8")
+    (spec,) = read_bundle(tmp_path / "bundle.toml").models
+    assert isinstance(spec, VllmSpec)
+    assert spec.vllm.tensor_parallel_size == one["tensor_parallel"]
+    assert helm_python.Chart.load(str(CHART)).render(values, name="demo", namespace="prod")
+    (sized,) = answer(capsys, str(tmp_path / "bundle.toml"), "--gpus", str(table), "--gpu", "tiny")["candidates"]
+    assert sized["precision"] == one["precision"]
 
 
 def test_a_calibrated_cpu_has_times(capsys: pytest.CaptureFixture[str], calibration: Path) -> None:

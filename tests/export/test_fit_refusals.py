@@ -182,7 +182,11 @@ def test_an_encoder_is_no_decoder(capsys: pytest.CaptureFixture[str]) -> None:
     ("text", "flags", "said"),
     [
         ('[[models]]\nname = "e"\nsource = "x"\ntask = "embed"\n', (), "has 0 LLMs"),
-        ('[[models]]\nname = "e"\nsource = "x"\ntask = "embed"\n', ("--model", "e"), "--model e is an encoder"),
+        (
+            '[[models]]\nname = "e"\nsource = "x"\ntask = "embed"\n',
+            ("--model", "e"),
+            "--model e is no LLM with weights of its own",
+        ),
         ('[[models]]\nname = "a"\nsource = "x"\ntask = "generate"\n', ("--model", "b"), "there are a"),
         ("models = 1", (), "models is missing or empty"),
     ],

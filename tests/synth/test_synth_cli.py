@@ -37,6 +37,26 @@ def test_check_shows_prompts_and_counts_and_asks_nobody(tmp_path: Path, capsys: 
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            'filter = "judge"\nmodel = "m"\ntemplate = "{{ answer"\nlabel = "x"\nmin_score = 1\n',
+            "error: judge judge: template:",
+        ),
+        ('filter = "decontamination"\nheld_out = ["none.jsonl"]\n', "none.jsonl: cannot be read (No such file or"),
+        ('filter = "agreement"\npattern = "("\n', "error: agreement: pattern is '(', no regular expression"),
+    ],
+)
+def test_check_finds_what_filters_lack(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    """A judge's template, held-out files and patterns are looked at before anything is asked."""
+    job = write_job(tmp_path, f"{PROMPT}sampling = {{ samples = 2 }}\n[[filters]]\n{text}", [{"a": 1}])
+    assert main(["check", str(job.path)]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["run"], "error: the following arguments are required: JOB.toml"),

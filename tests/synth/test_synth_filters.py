@@ -40,7 +40,7 @@ SCHEMA = {"type": "object", "properties": {"age": {"type": "integer"}}, "require
 
 def candidates(*answers: str | Sample, user: str = "ask", schema: dict[str, Any] | None = None) -> list[Candidate]:
     """All answers to one prompt."""
-    prompt = Prompt(user, "p", 1, ({"role": "user", "content": user},), {}, schema, SamplingSettings(), 0)
+    prompt = Prompt(user, "p", 1, ({"role": "user", "content": user},), {}, schema, True, SamplingSettings(), 0)
     samples = (each if isinstance(each, Sample) else Sample(each, "stop", len(each), -0.1, -0.5) for each in answers)
     return candidates_of(prompt, Answers(tuple(samples), 3))
 

@@ -14,6 +14,7 @@ FAULTS = [
     ("[[prompts]]\nname = 'p'\ntemplat = 'x'\n", "prompts[0].templat is not a known key; did you mean 'template'?"),
     ("[[prompts]]\nname = 'p'\n", "prompts[0] needs exactly one of template and template_file"),
     ("[[prompts]]\nname = 'p'\ntemplate = 'x'\ntemplate_file = 'y'\n", "needs exactly one of template and template_fi"),
+    (PROMPT + "impose_schema = false\n", "prompts[0] has impose_schema, but no json_schema; give one"),
     ("[[prompts]]\ntemplate = 'x'\n", "prompts[0].name is missing; give it"),
     ("", "prompts is missing; give it"),
     (PROMPT + PROMPT, "prompts[1].name is 'p', as another's; give each its own"),

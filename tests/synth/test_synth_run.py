@@ -286,6 +286,21 @@ def test_a_server_that_refuses_everything_ends_the_job(stand_in: str, tmp_path: 
     assert "never" in done.stderr
 
 
+@pytest.mark.parametrize("imposed", [True, False])
+def test_a_schema_is_imposed_unless_the_job_says_otherwise(stand_in: str, tmp_path: Path, imposed: bool) -> None:
+    """The request has the schema where it is imposed; the filter looks at the answer either way."""
+    text = '[[prompts]]\nname = "p"\ntemplate = """{"echo": true}\nx"""\njson_schema = "s.json"\n'
+    text += f"impose_schema = {str(imposed).lower()}\n"
+    job = write_job(tmp_path, text + '[[filters]]\nfilter = "schema"\n', url=stand_in)
+    (tmp_path / "s.json").write_text('{"type": "object", "required": ["inputs"]}')
+    assert json.loads(job.run().stdout)["rows"] == 1
+    sent = json.loads(job.rows()[0]["messages"][-1]["content"])["inputs"]["sampling_parameters"]["values"][0]
+    assert ("structured_outputs" in json.loads(sent)) == imposed
+    (tmp_path / "s.json").write_text('{"type": "object", "required": ["outputs"]}')
+    assert json.loads(job.run().stdout)["rows"] == 0
+    assert [row["reason"] for row in read_lines(job.output / "rejected.jsonl")] == ["does not fit"]
+
+
 def test_a_model_that_is_not_there_is_named(stand_in: str, tmp_path: Path) -> None:
     """A misspelt model ends the job before the first request."""
     done = write_job(tmp_path, PROMPT, SEEDS, url=stand_in, model="chatt").run()

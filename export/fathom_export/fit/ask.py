@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 from fathom_export.errors import FitError
 from fathom_export.fit.answer import Answer, FormMemory
@@ -16,6 +16,7 @@ from fathom_export.fit.source import SizedSource, read_source
 from fathom_export.fit.workload import Objectives, Workload
 from fathom_export.quantise.table import valid_precisions
 from fathom_export.spec import GenerateSpec, read_bundle
+from fathom_export.spec.model_spec import VllmSpec
 from fathom_server.engine.settings import EngineLimits
 from fathom_server.sizing.form import EngineForm
 from fathom_server.sizing.machine_memory import memory_limit
@@ -48,9 +49,10 @@ class Question:
 
 def question(arguments: argparse.Namespace) -> Question:
     """Check the arguments; raises FitError or SpecError naming the flag."""
-    spec, base = None, Path()
+    named: GenerateSpec | VllmSpec | None = None
+    base = Path()
     if arguments.source.endswith(".toml"):
-        spec, base = _model(Path(arguments.source), arguments.model)
+        named, base = _model(Path(arguments.source), arguments.model)
     elif arguments.model is not None:
         raise FitError(f"--model {arguments.model} is given, but {arguments.source} is no bundle (*.toml)")
     if arguments.no_cpu and arguments.no_gpu:
@@ -66,18 +68,19 @@ def question(arguments: argparse.Namespace) -> Question:
         rate=arguments.rate,
         objectives=Objectives() if arguments.slo is None else Objectives.parse(arguments.slo),
     )
+    spec = named if isinstance(named, GenerateSpec) else None
     precisions = tuple(arguments.precision)
-    if spec is not None and not precisions:
-        precisions = (spec.precision,)
+    if named is not None and not precisions and named.precision in get_args(Precision):
+        precisions = (named.precision,)
     return Question(
-        name=DEFAULT_NAME if spec is None else spec.name,
-        source=arguments.source if spec is None else spec.source,
+        name=DEFAULT_NAME if named is None else named.name,
+        source=arguments.source if named is None else named.source,
         base=base,
         spec=spec,
         workload=workload,
         precisions=precisions,
         gpus=gpus,
-        with_cpu=not arguments.no_cpu and (spec is None or spec.dialect == "cpu"),
+        with_cpu=not arguments.no_cpu and (named is None or (spec is not None and spec.dialect == "cpu")),
         memory_bytes=_memory_bytes(arguments.memory_gib),
         calibration=_calibration(arguments.calibration),
         prices=dict(_prices(arguments.price, known)),
@@ -179,16 +182,17 @@ def _notes(asked: Question, candidates: list[Candidate]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _model(path: Path, name: str | None) -> tuple[GenerateSpec, Path]:
+def _model(path: Path, name: str | None) -> tuple[GenerateSpec | VllmSpec, Path]:
     bundle = read_bundle(path)
-    models = {spec.name: spec for spec in bundle.models if isinstance(spec, GenerateSpec)}
+    models = {spec.name: spec for spec in bundle.models if isinstance(spec, GenerateSpec | VllmSpec)}
     others = [spec.name for spec in bundle.models if spec.name not in models]
     if name is None and len(models) != 1:
         raise FitError(f"{path} has {len(models)} LLMs; name one as --model: {', '.join(models) or 'it has none'}")
     chosen = name if name is not None else next(iter(models))
     if chosen in others:
         raise FitError(
-            f"--model {chosen} is an encoder; LLMs are sized here: {', '.join(models) or 'the bundle has none'}"
+            f"--model {chosen} is no LLM with weights of its own; those are sized here: "
+            f"{', '.join(models) or 'the bundle has none'}"
         )
     if chosen not in models:
         raise FitError(f"--model {chosen} is no LLM of {path}; there are {', '.join(models)}")

@@ -104,10 +104,11 @@ def roofline(bandwidth: float, rate: float, points: Sequence[Point], name: str) 
     shapes.append(f'<polyline points="{path}" fill="none" stroke="{INK}" stroke-width="1.8"/>')
     for place, point in enumerate(points):
         spot = (x(point.intensity), y(point.operations_per_s))
-        anchor, shift = ("end", -8) if spot[0] > _WIDTH * 0.55 else ("start", 8)
+        is_right = spot[0] > _WIDTH * 0.55
+        anchor, shift, drop = ("middle", 0, 19) if is_right else ("start", 8, 12)
         shapes.append(f'<circle cx="{spot[0]:.1f}" cy="{spot[1]:.1f}" r="4.5" fill="{COLOURS[place % 5]}"/>')
         shapes.append(
-            f'<text x="{spot[0] + shift:.1f}" y="{spot[1] + 12:.1f}" fill="{INK}" text-anchor="{anchor}">'
+            f'<text x="{spot[0] + shift:.1f}" y="{spot[1] + drop:.1f}" fill="{INK}" text-anchor="{anchor}">'
             f"{escape(point.label)}</text>"
         )
     shapes.append(

@@ -56,21 +56,41 @@ def median_s(run: Run, effort: Effort) -> float:
     return statistics.median(times)
 
 
+@dataclass(frozen=True, slots=True)
+class ProductProbe:
+    """Matrices of one precision, one behind the other, ``size_bytes`` of them together."""
+
+    session: ort.InferenceSession
+    weights: int
+    size_bytes: int
+
+    @classmethod
+    def of(cls, precision: Precision, size: int, block_size: int) -> "ProductProbe":
+        """As many as have about this size together; ``block_size`` is int4's."""
+        form = EngineForm(precision, "stock" if precision == "fp32" else "native", block_size=block_size)
+        each = form.product_bytes(Product("probe", _SIZE, _SIZE))
+        count = max(1, size // each)
+        return cls(_product_session(precision, count, block_size), count * _SIZE * _SIZE, count * each)
+
+    def run(self, rows: int) -> Run:
+        """A run over so many rows of activations."""
+        x = np.random.default_rng(rows).standard_normal((rows, _SIZE)).astype(np.float32)
+        return lambda: self.session.run(None, {"x": x})
+
+
 def read_bytes_per_s(effort: Effort) -> float:
-    """Bytes a second that one long product reads with all threads: an int8 matrix of 256 MiB by one row."""
-    run, size = _products("int8", 256 * MIB, 1)
-    return size / median_s(run, effort)
+    """Bytes a second that products of one row read with all threads, from matrices too many for any cache."""
+    probe = ProductProbe.of("int8", 256 * MIB, 0)
+    return probe.size_bytes / median_s(probe.run(1), effort)
 
 
 def product_rates(precision: Precision, block_size: int, effort: Effort) -> ProductRates:
     """Seconds a weight by rows, at each working set."""
     curves = []
     for size in WORKING_SETS:
-        seconds = []
-        for rows in ROWS:
-            run, _ = _products(precision, size, rows, block_size)
-            seconds.append(median_s(run, effort) / _weights(precision, size, block_size))
-        curves.append(Curve(tuple(map(float, ROWS)), tuple(seconds)))
+        probe = ProductProbe.of(precision, size, block_size)
+        seconds = tuple(median_s(probe.run(rows), effort) / probe.weights for rows in ROWS)
+        curves.append(Curve(tuple(map(float, ROWS)), seconds))
     return ProductRates(tuple(map(float, WORKING_SETS)), tuple(curves))
 
 
@@ -99,35 +119,6 @@ def threads() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _weights(precision: Precision, size: int, block_size: int) -> int:
-    return _count(precision, size, block_size) * _SIZE * _SIZE
-
-
-def _count(precision: Precision, size: int, block_size: int) -> int:
-    """How many matrices have this size together."""
-    return max(1, size // _matrix_bytes(precision, block_size))
-
-
-def _matrix_bytes(precision: Precision, block_size: int) -> int:
-    form = EngineForm(precision, "stock" if precision == "fp32" else "native", block_size=block_size)
-    return form.product_bytes(Product("probe", _SIZE, _SIZE))
-
-
-def _products(precision: Precision, size: int, rows: int, block_size: int = 32) -> tuple[Run, int]:
-    """A run of so many bytes of matrices, one behind the other, over ``rows`` rows; and the bytes."""
-    key = (precision, size, block_size)
-    if key not in _sessions:
-        _sessions.clear()  # one at a time, for memory
-        _sessions[key] = _product_session(precision, _count(precision, size, block_size), block_size)
-    session = _sessions[key]
-    x = np.random.default_rng(rows).standard_normal((rows, _SIZE)).astype(np.float32)
-    total = _count(precision, size, block_size) * _matrix_bytes(precision, block_size)
-    return (lambda: session.run(None, {"x": x})), total
-
-
-_sessions: dict[tuple[Precision, int, int], ort.InferenceSession] = {}
-
-
 def _product_session(precision: Precision, count: int, block_size: int) -> ort.InferenceSession:
     random, nodes, weights, value = np.random.default_rng(0), [], [], "x"
 
@@ -136,7 +127,7 @@ def _product_session(precision: Precision, count: int, block_size: int) -> ort.I
         weights.append(helper.make_tensor(name, kind, array.shape, array.tobytes(), raw=True))
         return name
 
-    blocks = -(-_SIZE // block_size)
+    blocks = -(-_SIZE // max(1, block_size))
     for number in range(count):
         output = f"y.{number}"
         if precision == "fp32":

@@ -25,15 +25,10 @@ _SMALLEST_TARGET: Final = 0.5
 
 
 def helm_values(answer: Answer, name: str) -> dict[str, Any]:
-    """The chart's values for the best candidate; raises FitError where there is none, or none that export can write."""
+    """The chart's values for the best candidate; raises FitError where there is none."""
     chosen = answer.chosen
     if chosen is None:
         raise FitError(f"nothing meets this, so there are no values to write; {answer.shortfall}")
-    if chosen.ways > 1:
-        raise FitError(
-            f"{chosen.target.title} needs tensor parallelism over {chosen.ways}, which is vLLM's; fathom-export "
-            "writes no model for Triton's vLLM backend: write that model by hand, or name larger GPUs with --gpu"
-        )
     values: dict[str, Any] = {"bundle": bundle_text(answer, chosen, name)}
     server: dict[str, Any] = {}
     if chosen.replicas is not None:
@@ -42,7 +37,7 @@ def helm_values(answer: Answer, name: str) -> dict[str, Any]:
         request = math.ceil(chosen.memory.total * _POD_ROOM / _MIB)
         server["resources"] = {"requests": {"memory": f"{request}Mi"}, "limits": {"memory": f"{request}Mi"}}
     else:
-        server |= {"image": {"target": "gpu"}, "gpu": {"count": 1, "resource": chosen.target.gpu.resource}}
+        server |= {"image": {"target": "gpu"}, "gpu": {"count": chosen.ways, "resource": chosen.target.gpu.resource}}
         if chosen.form.runner == "plan":
             values["plan"] = {"models": [name], "precision": chosen.form.precision}
             values["storage"] = {"kind": "perPod"}
@@ -51,19 +46,22 @@ def helm_values(answer: Answer, name: str) -> dict[str, Any]:
 
 
 def bundle_text(answer: Answer, chosen: Candidate, name: str) -> str:
-    """The candidate as a bundle.toml."""
+    """The candidate as a bundle.toml; several GPUs a replica are vLLM's."""
     workload, service = answer.workload, chosen.service
     batch = chosen.most_requests if service is None else service.batch
-    dialect = {"cuda": "cuda", "plan": "portable"}.get(chosen.form.runner, "cpu")
     lines = [
         "[[models]]",
         f"name = {json.dumps(name)}",
         f"source = {json.dumps(answer.source.given)}",
         'task = "generate"',
         f'precision = "{chosen.form.precision}"',
-        f'dialect = "{dialect}"',
         f"limits = {{ max_batch = {batch}, max_context = {workload.context} }}",
     ]
+    if chosen.ways > 1:
+        lines += ['engine = "vllm"', f"vllm = {{ tensor_parallel_size = {chosen.ways} }}"]
+    else:
+        dialect = {"cuda": "cuda", "plan": "portable"}.get(chosen.form.runner, "cpu")
+        lines.append(f'dialect = "{dialect}"')
     if chosen.form.precision == "int4":
         lines.append(f"quantisation = {{ block_size = {chosen.form.block_size} }}")
     return "\n".join(lines) + "\n"

@@ -21,6 +21,7 @@ class Entry:
 
 ENCODER_TARGET: Final = "onnxruntime"
 VLLM_TARGET: Final = "vllm"
+DEVICE_TARGET: Final = "device"
 
 _ENCODER_TASKS: Final = ("embed", "rerank", "classify")
 
@@ -29,9 +30,10 @@ TARGETS: Final = {
     ("generate", "portable"): "TensorRT plans, any conforming runtime",
     ("generate", "cuda"): "ONNX Runtime on CUDA",
     ("generate", VLLM_TARGET): "Triton's vLLM backend, which computes the checkpoint itself",
+    ("generate", DEVICE_TARGET): "ONNX Runtime alone, on a device without Triton",
     **{(task, ENCODER_TARGET): "Triton's onnxruntime backend, TensorRT plans" for task in _ENCODER_TASKS},
 }
-"""Every pair of task and target, and what runs it. A decoder's target is its dialect, or an engine other than ours."""
+"""Every pair of task and target, and what runs it. A decoder's target is its dialect, another engine, or a device."""
 
 
 def _entries(task: str, target: str, valid: dict[str, str], invalid: dict[str, str]) -> tuple[Entry, ...]:
@@ -110,6 +112,19 @@ TABLE: Final = (
             "int4": "vLLM makes none while it loads; name a checkpoint that is quantised so, and leave precision out",
         },
     ),
+    *_entries(
+        "generate",
+        DEVICE_TARGET,
+        {
+            "int8": "int8 weights with one scale a column, uint8 activations with one scale a row",
+            "int4": "int4 weights in blocks of 32 or 128, int8 activations by block; embedding and LM head int8",
+        },
+        {
+            "fp32": "four times the size of int8, for which a device has no room",
+            "fp16": "ONNX Runtime's CPU kernels would cast every float16 tensor to float32 and back",
+            "fp8": "no CPU kernel multiplies fp8",
+        },
+    ),
     *(entry for task in _ENCODER_TASKS for entry in _encoder_entries(task)),
 )
 
@@ -123,7 +138,11 @@ def refusal(task: str, target: str, precision: str) -> str | None:
     """Why a precision does not go with a task and target, and what does; None where it does."""
     if precision in valid_precisions(task, target):
         return None
-    kind = "target" if task != "generate" else "engine" if target == VLLM_TARGET else "dialect"
+    kind = "dialect"
+    if task != "generate" or target == DEVICE_TARGET:
+        kind = "target"
+    elif target == VLLM_TARGET:
+        kind = "engine"
     reasons = [
         entry.text for entry in TABLE if (entry.task, entry.target, entry.precision) == (task, target, precision)
     ]

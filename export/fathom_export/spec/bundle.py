@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fathom_export.errors import SpecError
+from fathom_export.spec.device import DeviceSpec
 from fathom_export.spec.key import path_of, read_choice, read_table, refuse_unknown
 from fathom_export.spec.model_spec import (
     ENGINES,
@@ -30,6 +31,7 @@ CALIBRATION_SUFFIX: Final = ".calibration"
 
 REPOSITORY_KEY: Final = "repository"
 MODELS_KEY: Final = "models"
+DEVICES_KEY: Final = "devices"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ def read_bundle(path: Path) -> Bundle:
     """Read a bundle's file; raises SpecError giving file, key and remedy."""
     raw = _read_toml(path)
     try:
-        refuse_unknown(raw, (REPOSITORY_KEY, MODELS_KEY), "")
+        refuse_unknown(raw, (REPOSITORY_KEY, MODELS_KEY, DEVICES_KEY), "")
         repository = raw.get(REPOSITORY_KEY, DEFAULT_REPOSITORY)
         if not isinstance(repository, str) or not repository.strip() or not repository.isprintable():
             raise SpecError(f"{REPOSITORY_KEY} is {repository!r}; it must be a text that is not empty")
@@ -60,6 +62,30 @@ def read_bundle(path: Path) -> Bundle:
         raise SpecError(f"{path}: {error}") from error
     folder = path.resolve().parent
     return Bundle(folder, folder / repository, tuple(_placed(spec, folder) for spec in models))
+
+
+def read_devices(path: Path) -> tuple[DeviceSpec, ...]:
+    """The LLMs for devices of a bundle's file; raises SpecError as ``read_bundle``, or if there is none."""
+    raw = _read_toml(path)
+    try:
+        refuse_unknown(raw, (REPOSITORY_KEY, MODELS_KEY, DEVICES_KEY), "")
+        tables = raw.get(DEVICES_KEY)
+        if not isinstance(tables, list) or not tables:
+            raise SpecError("devices is missing or empty; describe at least one LLM in a [[devices]] table")
+        specs = []
+        for number, table in enumerate(tables):
+            where = f"{DEVICES_KEY}[{number}]"
+            try:
+                specs.append(DeviceSpec(**read_table(DeviceSpec, table, where)))
+            except SpecError as error:
+                raise error if str(error).startswith(where) else SpecError(path_of(where, str(error))) from error
+        outputs = [spec.output or spec.name for spec in specs]
+        for output in outputs:
+            if outputs.count(output) > 1:
+                raise SpecError(f"two devices write {output!r}; give each an output of its own")
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}") from error
+    return tuple(specs)
 
 
 def read_model(table: Mapping[str, Any], where: str) -> ModelSpec:

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from dataclasses import MISSING
 from typing import Any, Final, get_args, get_origin
 
-from fathom_export.spec.bundle import DEFAULT_REPOSITORY, MODELS_KEY, REPOSITORY_KEY
+from fathom_export.spec.bundle import DEFAULT_REPOSITORY, DEVICES_KEY, MODELS_KEY, REPOSITORY_KEY
+from fathom_export.spec.device import DeviceSpec
 from fathom_export.spec.key import TypedKey, keys_of
 from fathom_export.spec.model_spec import DEFAULT_ENGINE, ENGINES, KINDS, task_of
-from fathom_export.spec.schema import ENGINE_HELP, MODELS_HELP, REPOSITORY_HELP, TASK_HELP
+from fathom_export.spec.schema import DEVICES_HELP, ENGINE_HELP, MODELS_HELP, REPOSITORY_HELP, TASK_HELP
 
 _HEAD: Final = """\
 # bundle.toml
@@ -36,6 +37,7 @@ def _lines() -> Iterator[str]:
         [
             (REPOSITORY_KEY, "text", f'`"{DEFAULT_REPOSITORY}"`', REPOSITORY_HELP),
             (MODELS_KEY, "list of tables", "needed", MODELS_HELP),
+            (DEVICES_KEY, "list of tables", "none", DEVICES_HELP),
         ]
     )
     for kind, spec in KINDS.items():
@@ -57,6 +59,9 @@ def _lines() -> Iterator[str]:
                 yield f"{key.key.help[:1].upper()}{key.key.help[1:]}. As `{key.name} = {{ ... }}`, or as a table"
                 yield f"`[models.{key.name}]` below its model.\n"
                 yield from _rows([_row(inner) for inner in keys_of(key.subtable).values()])
+    yield f"## `[[{DEVICES_KEY}]]`\n"
+    yield f"{_sentence(DeviceSpec)}\n"
+    yield from _rows([_row(key) for key in keys_of(DeviceSpec).values()])
 
 
 def _rows(rows: list[tuple[str, str, str, str]]) -> Iterator[str]:

@@ -75,7 +75,7 @@ class GenerateSpec:
     engine: Literal["fathom"] = "fathom"
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
+        check_name(self.name)
         fault = None if self.profile is None else profile_fault(self.profile, self.precision, self.dialect)
         if fault is not None:
             raise SpecError(fault)
@@ -123,7 +123,7 @@ class VllmSpec:
     engine: Literal["vllm"] = "vllm"
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
+        check_name(self.name)
         if self.precision in get_args(Precision):
             _check_precision(self.task, VLLM_TARGET, self.precision)
         if self.precision != "auto" and "quantization" in self.vllm.arguments:
@@ -156,7 +156,7 @@ class _EncoderSpec:
     task: Literal["embed", "rerank", "classify"] = "embed"
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
+        check_name(self.name)
         task = next(name for name, kind in SPECS.items() if kind is type(self))
         _check_precision(task, ENCODER_TARGET, self.precision)
         self.quantisation.refuse_unused(self.precision)
@@ -212,7 +212,7 @@ class CascadeSpec:
     engine: Literal["cascade"] = "cascade"
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
+        check_name(self.name)
         if self.router.prompt_classifier and not self.cascade.encoder:
             raise SpecError("router.prompt_classifier needs cascade.encoder; name a model of task embed")
 
@@ -308,7 +308,8 @@ def _check_precision(task: str, target: str, precision: str) -> None:
         raise SpecError(message)
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raise SpecError unless a model may be called so."""
     if not _NAME.fullmatch(name):
         raise SpecError(
             f"name is {name!r}; use 1 to 63 letters, digits, '_', '-' or '.', beginning with a letter or digit"

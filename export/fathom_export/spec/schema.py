@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from dataclasses import MISSING
 from typing import Any, Final, get_args, get_origin
 
-from fathom_export.spec.bundle import DEFAULT_REPOSITORY, MODELS_KEY, REPOSITORY_KEY
+from fathom_export.spec.bundle import DEFAULT_REPOSITORY, DEVICES_KEY, MODELS_KEY, REPOSITORY_KEY
+from fathom_export.spec.device import DeviceSpec
 from fathom_export.spec.key import MAX_COUNT, Key, TypedKey, keys_of
 from fathom_export.spec.model_spec import DEFAULT_ENGINE, ENGINES, KINDS, NAME_PATTERN, SPECS, ModelSpec, task_of
 
 REPOSITORY_HELP: Final = "model repository to write, relative to this file"
 MODELS_HELP: Final = "the models to build"
+DEVICES_HELP: Final = "LLMs for devices without Triton, which `fathom-export --target device` writes"
 TASK_HELP: Final = "what the model does; the other keys depend on it"
 ENGINE_HELP: Final = (
     "who computes an LLM: Fathom's engine; vLLM through Triton's backend, on several GPUs; a cascade of two others"
@@ -37,8 +39,9 @@ def bundle_schema() -> dict[str, Any]:
         "properties": {
             REPOSITORY_KEY: _text(REPOSITORY_HELP) | {"default": DEFAULT_REPOSITORY},
             MODELS_KEY: {"description": MODELS_HELP, "type": "array", "minItems": 1, "items": model},
+            DEVICES_KEY: {"description": DEVICES_HELP, "type": "array", "minItems": 1, "items": _table(DeviceSpec)},
         },
-        "required": [MODELS_KEY],
+        "anyOf": [{"required": [MODELS_KEY]}, {"required": [DEVICES_KEY]}],
         "additionalProperties": False,
     }
 

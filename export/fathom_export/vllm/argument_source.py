@@ -90,9 +90,9 @@ def _fields(tree: ast.Module, name: str, file: str) -> Iterator[tuple[str, ast.e
     if found is None:
         raise SourceError(f"{file} has no class {name}; this vLLM is of a form that is not known here")
     for field in found.body:
-        is_named = isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-        if is_named and not field.target.id.startswith("_"):
-            yield field.target.id, field.annotation
+        match field:
+            case ast.AnnAssign(target=ast.Name(id=public), annotation=annotation) if not public.startswith("_"):
+                yield public, annotation
 
 
 class _Meanings:

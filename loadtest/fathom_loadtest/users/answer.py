@@ -5,14 +5,15 @@ from dataclasses import dataclass, field
 
 import gevent
 
-from fathom_client import GenerationStream
+from fathom_client import CallTimes, GenerationStream
 from fathom_loadtest.scenario import Cancellation
 
 
 @dataclass(slots=True)
 class Answer:
-    """One answer as it comes in."""
+    """One answer as it comes in; ``sent_ns`` is when its request, built by then, was sent."""
 
+    sent_ns: int | None = None
     response_ns: list[int] = field(default_factory=list)
     response_tokens: list[int] = field(default_factory=list)
     num_input_tokens: int = 0
@@ -20,6 +21,12 @@ class Answer:
     finish_reason: str | None = None
     text: str = ""
     cancelled: bool = False
+
+    def take_times(self, times: CallTimes) -> None:
+        """Note when a request for no stream left, and when its response came."""
+        self.sent_ns = times.sent_ns
+        self.response_ns.append(times.received_ns)
+        self.response_tokens.append(0)
 
     def respond(self, tokens: int) -> None:
         """Note that a response with so many output tokens arrived now."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
-from fathom_client import Client, GenerateOptions, GenerationStream, RequestCancelledError
+from fathom_client import CallTimes, Client, GenerateOptions, GenerationStream, RequestCancelledError
 from fathom_loadtest.content.prompt import Prompt
 from fathom_loadtest.scenario import Task, TaskSpec
 from fathom_loadtest.users.answer import Answer, Departure
@@ -21,14 +21,18 @@ def _chat(client: Client, task: TaskSpec, prompt: Prompt, answer: Answer, depart
 
 
 def _embed(client: Client, task: TaskSpec, prompt: Prompt, answer: Answer, departure: Departure | None) -> None:
-    embeddings = client.embed(task.model, [prompt.text or ""], batch_size=1)
-    answer.respond(0)
+    times = CallTimes()
+    with times.use():
+        embeddings = client.embed(task.model, [prompt.text or ""], batch_size=1)
+    answer.take_times(times)
     answer.num_input_tokens = sum(embeddings.num_input_tokens)
 
 
 def _rerank(client: Client, task: TaskSpec, prompt: Prompt, answer: Answer, departure: Departure | None) -> None:
-    ranks = client.rerank(task.model, prompt.text or "", prompt.documents)
-    answer.respond(0)
+    times = CallTimes()
+    with times.use():
+        ranks = client.rerank(task.model, prompt.text or "", prompt.documents)
+    answer.take_times(times)
     answer.num_input_tokens = sum(ranks.num_input_tokens)
 
 
@@ -42,6 +46,7 @@ def _options(task: TaskSpec, prompt: Prompt) -> GenerateOptions:
 
 def _read(stream: GenerationStream, answer: Answer, departure: Departure | None) -> None:
     """Read a stream to its end, or until the caller leaves, noting each response as it arrives."""
+    answer.sent_ns = stream.sent_ns
     if departure is None:
         with stream:
             for chunk in stream:

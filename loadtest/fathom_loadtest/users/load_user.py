@@ -95,7 +95,7 @@ class LoadUser(User):  # type: ignore[misc] # locust publishes no types
             RequestRecord(
                 stage=self.phase.stage.number,
                 index=item.index,
-                start_ns=start_ns,
+                start_ns=start_ns if answer.sent_ns is None else answer.sent_ns,
                 end_ns=end_ns,
                 response_ns=tuple(answer.response_ns),
                 response_tokens=tuple(answer.response_tokens),

@@ -16,6 +16,8 @@ MIB: Final = 1024 * 1024
 _RESPONSE_CACHE: Final = re.compile(r"^[^#\n]*response_cache\s*:?\s*\{\s*enable\s*:\s*true", re.MULTILINE)
 _RATE_LIMITER: Final = re.compile(r"^[^#\n]*rate_limiter\s*:?\s*\{", re.MULTILINE)
 
+_CASCADE: Final = re.compile(r'^\s*backend\s*:\s*"cascade"', re.MULTILINE)
+
 REGION_BYTES: Final = 2 * MIB
 """What one Python model needs to start: the backend's first region of 1 MiB, which grows by another at first use."""
 
@@ -61,6 +63,16 @@ def wanted_features(repository: Path, models: Iterable[str]) -> ServerFeatures:
         response_cache=any(_RESPONSE_CACHE.search(config) for config in configs),
         rate_limiter=any(_RATE_LIMITER.search(config) for config in configs),
     )
+
+
+def refuse_cascades(repository: Path, models: Iterable[str]) -> None:
+    """Raise SettingsError for a cascade where gRPC is encrypted: it asks the models behind it without."""
+    for model in models:
+        if _CASCADE.search((repository / model / CONFIG_FILE).read_text(encoding="utf-8", errors="replace")):
+            raise SettingsError(
+                f"{model} is a cascade, which asks its models over this server's gRPC and knows no TLS yet; serve "
+                "without --tls-cert behind a proxy that ends TLS, or without the cascade"
+            )
 
 
 def free_shared_memory() -> int:

@@ -19,7 +19,12 @@ from fathom_server.launcher.ports import Ports, choose_ports, taken_port, write_
 from fathom_server.launcher.process import Exited, GatewayEnded, SignalReceived, StubEnded, TritonProcess
 from fathom_server.launcher.protection import Protection
 from fathom_server.launcher.readiness import ANY_ADDRESS, ServedModels, served_models, wait_until_ready
-from fathom_server.launcher.repository_check import check_repository, check_shared_memory, free_shared_memory
+from fathom_server.launcher.repository_check import (
+    check_repository,
+    check_shared_memory,
+    free_shared_memory,
+    refuse_cascades,
+)
 from fathom_server.launcher.settings import LaunchSettings
 from fathom_server.launcher.stub_watch import StubWatch, model_states
 from fathom_server.launcher.triton_log import say
@@ -48,6 +53,8 @@ def serve(settings: LaunchSettings) -> int:
     protection = Protection.of(settings)
     kills = MemoryKills()
     models = check_repository(settings.repository)
+    if protection.tls is not None:
+        refuse_cascades(settings.repository, models)
     check_memory(settings.repository, models)
     tritonserver = find_tritonserver(settings.tritonserver)
     warning = check_shared_memory(free_shared_memory(), len(models))

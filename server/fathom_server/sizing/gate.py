@@ -69,10 +69,11 @@ def nearest_settings(engine: EngineMemory, room: int) -> str:
     found = []
     limits, context = engine.limits, engine.limits.max_context
 
-    def fits(**changes: int) -> bool:
-        return replace(engine, limits=replace(limits, **changes)).full().total <= room
+    def fits(kv_cache_tokens: int = 0, max_batch: int = limits.max_batch, max_context: int = context) -> bool:
+        smaller = replace(limits, kv_cache_tokens=kv_cache_tokens, max_batch=max_batch, max_context=max_context)
+        return replace(engine, limits=smaller).full().total <= room
 
-    batch = largest(lambda number: fits(max_batch=number, kv_cache_tokens=0), limits.max_batch)
+    batch = largest(lambda number: fits(max_batch=number), limits.max_batch)
     if engine.form.runner in ("native", "cuda"):
         tokens = largest(lambda number: number < context or fits(kv_cache_tokens=number), engine.usable_tokens)
         if tokens >= context and fits(kv_cache_tokens=tokens):
@@ -80,7 +81,7 @@ def nearest_settings(engine: EngineMemory, room: int) -> str:
     if batch:
         found.append(f"limits.max_batch = {batch} instead of {limits.max_batch}")
     else:
-        longest = largest(lambda number: fits(max_batch=1, kv_cache_tokens=0, max_context=number), context)
+        longest = largest(lambda number: fits(max_batch=1, max_context=number), context)
         if longest:
             found.append(f"limits.max_batch = 1 and limits.max_context = {longest} instead of {context}")
     if engine.form.runner == "native" and engine.form.kv_dtype != _INT8:

@@ -23,7 +23,7 @@ class JudgeFilter:
         self._settings = settings
         self._asker = asker
         self._journal = journal
-        self._template = Template(settings.template, f"judge {settings.name}: template")
+        self._template = judge_template(settings)
 
     async def reasons(self, candidates: Sequence[Candidate]) -> list[str | None]:
         """``score too low`` or ``not judged``. Adds the score under the judge's name."""
@@ -84,6 +84,11 @@ class JudgeFilter:
                 f"{', '.join(found.labels)}"
             )
         return float(found.scores[0, found.labels.index(self._settings.label)])
+
+
+def judge_template(settings: JudgeSettings) -> Template:
+    """What the judge reads. Raises TemplateError where it is no template."""
+    return Template(settings.template, f"judge {settings.name}: template")
 
 
 def weigh(verdicts: Mapping[str, float], chosen: str, logprobs: Sequence[TokenLogprob]) -> float:

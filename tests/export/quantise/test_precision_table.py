@@ -9,13 +9,25 @@ from tests.export.quantise.conftest import ROOT
 from fathom_export.cli import main
 from fathom_export.decoder import build_decoder
 from fathom_export.errors import InvalidPrecisionError, SpecError
-from fathom_export.quantise.table import PRECISIONS, TABLE, TARGETS, Entry, markdown, refusal, valid_precisions
+from fathom_export.quantise.table import (
+    DEVICE_TARGET,
+    PRECISIONS,
+    TABLE,
+    TARGETS,
+    VLLM_TARGET,
+    Entry,
+    markdown,
+    refusal,
+    valid_precisions,
+)
 from fathom_export.spec import GenerateSpec, Precision, read_model
-from fathom_export.spec.model_spec import DEFAULT_ENGINE, ENGINES, SPECS
+from fathom_export.spec.model_spec import ENGINES, SPECS
 from fathom_export.spec.quantisation import Quantisation
 from fathom_server.engine.settings import Dialect
 
-INVALID = [entry for entry in TABLE if not entry.valid]
+SERVED = [entry for entry in TABLE if entry.target != DEVICE_TARGET]
+"""Those of a model's table; test_device.py has the others."""
+INVALID = [entry for entry in SERVED if not entry.valid]
 
 
 def form(entry: Entry) -> dict[str, str]:
@@ -30,8 +42,8 @@ def test_the_table_has_every_cell() -> None:
     cells = [(entry.task, entry.target, entry.precision) for entry in TABLE]
     assert len(cells) == len(set(cells)) == len(TARGETS) * len(PRECISIONS)
     assert {task for task, _ in TARGETS} == set(SPECS)
-    engines = {engine for engine in ENGINES if engine != DEFAULT_ENGINE}
-    assert {target for task, target in TARGETS if task == "generate"} == {*get_args(Dialect), *engines}
+    others = {VLLM_TARGET, DEVICE_TARGET}
+    assert {target for task, target in TARGETS if task == "generate"} == {*get_args(Dialect), *others}
     assert get_args(Precision) == PRECISIONS
 
 
@@ -57,7 +69,7 @@ def test_the_builder_refuses_what_the_spec_refuses(tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", list(SPECS))
 def test_a_valid_pair_is_taken(task: str) -> None:
     """A spec of every valid pair is read."""
-    for entry in TABLE:
+    for entry in SERVED:
         if entry.task == task and entry.valid:
             table: dict[str, Any] = {"name": "m", "source": "here", "task": task, "precision": entry.precision}
             table |= form(entry)

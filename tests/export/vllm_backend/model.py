@@ -80,6 +80,7 @@ class TritonPythonModel:
             json.loads(parameters["structured_outputs"])  # the backend takes a text
         start = parameters.get("seed", 0) % len(ids) if parameters["temperature"] > 0 else 0
         tokens: list[int] = []
+        held = max((len(word) for word in parameters["stop"]), default=1) - 1
         text, given, reason = "", 0, None
         while reason is None:
             time.sleep(TOKEN_S)
@@ -92,7 +93,8 @@ class TritonPythonModel:
                 reason = "length"
             elif len(tokens) == len(ids) and not parameters["ignore_eos"]:
                 reason = "stop"
-            shown = text if reason else text.removesuffix("\ufffd")
+            # as vLLM: a character's first bytes wait, and as many characters as may begin a stop string
+            shown = text if reason else text[: max(given, len(text) - held)].removesuffix("\ufffd")
             self._send(sender, shown[given:], tokens[-1], len(ids), reason, parameters["logprobs"], flags)
             given = max(given, len(shown))
             if reason is None and sender.is_cancelled():

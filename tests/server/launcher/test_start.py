@@ -180,7 +180,7 @@ def test_native_backends_are_kept(tmp_path: Path) -> None:
     assert "onnxruntime" not in in_container.python_based
     embedded = assemble_backends(wheel(), tmp_path / "b")
     assert (embedded.path / "onnxruntime" / "model.py").is_file()
-    assert set(embedded.python_based) == {"python", "fathom", "onnxruntime"}
+    assert set(embedded.python_based) == {"python", "fathom", "cascade", "onnxruntime"}
 
 
 def test_stub_of_another_python_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,7 +136,7 @@ class TritonPythonModel:
             if self._cascade.metrics.running >= self._settings.max_requests:
                 await asyncio.sleep(REFUSE_AFTER_S)
                 raise QueueFullError(
-                    f"{self._settings.max_requests} requests are under way (max_requests); try again later"
+                    f"the queue is full ({self._settings.max_requests} requests are under way: max_requests); try later"
                 )
             self._cascade.metrics.running += 1
             try:

@@ -12,7 +12,8 @@ from typing import Any, Final
 import triton_python_backend_utils as pb_utils
 
 from fathom_client import metric_names as names
-from fathom_server.engine.engine import Engine, EngineLoad
+from fathom_server.backends.fathom.served_engine import ServedEngine
+from fathom_server.engine.engine import EngineLoad
 from fathom_server.engine.metrics import EngineMetrics, Histogram
 
 INTERVAL_S: Final = 0.5
@@ -24,7 +25,7 @@ Series = tuple[str, tuple[tuple[str, str], ...]]
 class MetricsExport:
     """Writes one engine's metrics; ``refresh`` may be called from any thread."""
 
-    def __init__(self, engine: Engine, model: str) -> None:
+    def __init__(self, engine: ServedEngine, model: str) -> None:
         self._engine = engine
         self._model = model
         self._families: dict[str, Any] = {}  # kept, since a family must outlive its metrics
@@ -33,7 +34,7 @@ class MetricsExport:
         self._due = 0.0
         self._lock = threading.Lock()
         self._metric((names.ENGINE_START, ()), gauge=True).set(time.time())
-        self._write_gauges(EngineLoad(running=0, waiting=0))
+        self._write_gauges(engine.load())
         self._write_counters()
 
     def refresh(self) -> None:
@@ -59,7 +60,7 @@ class MetricsExport:
             (names.REQUESTS_WAITING, load.waiting),
         ):
             series = (name, ())
-            if self._written.get(series) != value:
+            if value is not None and self._written.get(series) != value:
                 self._metric(series, gauge=True).set(value)
                 self._written[series] = value
 
