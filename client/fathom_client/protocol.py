@@ -148,8 +148,8 @@ where there are several. ``cumulative_logprob`` (vLLM's) and ``cum_log_probs`` (
 text, with its ``bytes`` in hexadecimal where they are no whole characters."""
 
 CASCADE_OUTPUTS: Final = (*GENERATE_OUTPUTS, TensorSpec(CASCADE, "BYTES", (1,)))
-"""Outputs of a cascade (``engine = "cascade"``): those of an LLM, and with the last response ``cascade``, JSON that says
-which model answered, why, and what tokens either took."""
+"""Outputs of a cascade (``engine = "cascade"``): those of an LLM, and with the last response ``cascade``, JSON that
+says which model answered, why, and what tokens either took."""
 
 # ---- limits that client and server check alike ----
 MAX_SEQUENCES: Final = 128

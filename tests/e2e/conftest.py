@@ -168,7 +168,7 @@ SPOKEN = {
         MISTRAL,
         ("[TOOL_CALLS]",),
     ),
-    "pythonic": ('[get_weather(city="Łódź", unit=\'C\'), add(a=2, b=3)]', PYTHONIC, ()),
+    "pythonic": ("[get_weather(city=\"Łódź\", unit='C'), add(a=2, b=3)]", PYTHONIC, ()),
     "qwen3_coder": (
         "I ask.\n<tool_call>\n<function=get_weather>\n<parameter=city>\nŁódź\n</parameter>\n</function>\n</tool_call>\n"
         "<tool_call>\n<function=add>\n<parameter=a>\n2\n</parameter>\n<parameter=b>\n3\n</parameter>\n</function>\n"
