@@ -35,7 +35,10 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"multiNode": {"enabled": True}}, "multiNode.image is empty"),
     ({"multiNode": {"enabled": True, "image": "i:1"}}, "say how many GPUs each node has"),
-    ({"multiNode": {"enabled": True, "image": "i:1"}, "server": GPU}, "fathom-export writes no repository for vLLM"),
+    (
+        {"multiNode": {"enabled": True, "image": "i:1"}, "server": GPU, "storage": {"kind": "perPod"}},
+        "a LeaderWorkerSet keeps no volume of each pod's own",
+    ),
     ({"autoscaling": {"minReplicas": 5}}, "minReplicas is 5, but maxReplicas is 4"),
     ({"autoscaling": {"kind": "hpa", "metric": "queueTime"}}, "take kind keda, or the metric waitingRequests"),
     ({"autoscaling": {"kind": "keda"}}, "give Prometheus's address"),

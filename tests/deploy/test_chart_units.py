@@ -223,6 +223,13 @@ def test_a_group_of_nodes_takes_the_deployments_place() -> None:
     assert pods["worker"]["spec"]["terminationGracePeriodSeconds"] > stays
 
 
+def test_a_groups_leader_makes_its_own_repository() -> None:
+    """fathom-export writes vLLM's repository in the leader, for the workers take their part from Ray."""
+    rendered = render(case_values("multi-node") | {"repository": {"source": "export"}})
+    pods = {name.rpartition("/")[2]: pod for name, pod in rendered.pods() if name.startswith("LeaderWorkerSet")}
+    assert "export" in init_names(pods["leader"])
+
+
 def test_groups_are_scaled_as_pods_are() -> None:
     """An HPA of groups names the LeaderWorkerSet, whose replicas are not written then."""
     group = case_values("multi-node") | {"autoscaling": {"kind": "hpa"}}

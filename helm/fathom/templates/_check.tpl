@@ -95,8 +95,8 @@
 {{- if eq (int $v.server.gpu.count) 0 -}}
 {{- fail "multiNode.enabled is true, but server.gpu.count is 0; say how many GPUs each node has" -}}
 {{- end -}}
-{{- if or (eq $v.repository.source "export") (include "fathom.perPod" .) -}}
-{{- fail "multiNode.enabled is true, but fathom-export writes no repository for vLLM and a LeaderWorkerSet keeps no volume of each pod's own; take repository.source existingClaim, image, or url with storage.kind emptyDir or claim" -}}
+{{- if include "fathom.perPod" . -}}
+{{- fail "multiNode.enabled is true, but a LeaderWorkerSet keeps no volume of each pod's own; take storage.kind emptyDir or claim, or repository.source existingClaim or image" -}}
 {{- end -}}
 {{- end -}}
 {{- if gt (int $v.autoscaling.minReplicas) (int $v.autoscaling.maxReplicas) -}}
