@@ -9,6 +9,7 @@ from tests.deploy.chart.api_schemas import VERSIONS, faults
 from tests.deploy.chart.custom_resources import CUSTOM_RESOURCES
 from tests.deploy.chart.rendering import CHART, case_values, containers, render, rendered_case
 
+from fathom_loadtest.workers.secret import VARIABLE
 from fathom_server.launcher.repository_check import SHARED_MEMORY
 
 GPU_SERVER = {"image": {"target": "gpu"}, "gpu": {"count": 2}}
@@ -221,6 +222,18 @@ def test_a_group_of_nodes_takes_the_deployments_place() -> None:
     stays = worker["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert stays > leader["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert pods["worker"]["spec"]["terminationGracePeriodSeconds"] > stays
+
+
+def test_load_test_pods_share_a_secret() -> None:
+    """Leader and workers have the secret under the name that fathom-load reads; alone, a leader needs none."""
+
+    def secrets(values: dict[str, Any]) -> list[Any]:
+        jobs = render({"loadtest": {"enabled": True, "workersSecret": {"name": "load"}, **values}}).of("Job")
+        containers = [job["spec"]["template"]["spec"]["containers"][0] for job in jobs]
+        return [each["valueFrom"] for one in containers for each in one["env"] if each["name"] == VARIABLE]
+
+    assert secrets({"workers": 2}) == [{"secretKeyRef": {"name": "load", "key": "secret"}}] * 2
+    assert secrets({"workers": 0}) == []
 
 
 def test_a_groups_leader_makes_its_own_repository() -> None:
