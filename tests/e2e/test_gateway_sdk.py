@@ -44,7 +44,8 @@ def grpc(openai_server: FathomServe) -> Iterator[Client]:
 def test_models_are_listed(sdk: OpenAI) -> None:
     """The models that callers may name are listed, and none of their parts; each can be asked for by name."""
     models = sdk.models.list().data
-    assert [model.id for model in models] == ["chat", "hermes", "llama", "mistral", "small", "tooled"]
+    names = ["chat", "hermes", "llama", "mistral", "pythonic", "qwen3_coder", "small", "tooled"]
+    assert [model.id for model in models] == names
     assert {model.object for model in models} == {"model"}
     assert sdk.models.retrieve("chat") == models[0]
     with pytest.raises(openai.NotFoundError, match="models that are ready") as refusal:
