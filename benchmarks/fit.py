@@ -36,6 +36,7 @@ from fathom_server.engine.settings import EngineSettings
 from fathom_server.sizing.gate import engine_memory
 from fathom_server.sizing.memory import EngineMemory, Load
 from fathom_server.sizing.roofline import Processor, decode_seconds, prefill_seconds
+from fathom_server.sizing.served import ServedProcessor
 
 PAGE: Final = machine.ROOT / "docs" / "fit.md"
 RESULT: Final = machine.ROOT / "benchmarks" / "results" / "fit.json"
@@ -185,12 +186,13 @@ def probe() -> Processor:
 def predict(processor: Processor, engine: EngineMemory) -> dict[str, float]:
     """Milliseconds by what is measured."""
     shape, form, chunk = engine.shape, engine.form, engine.limits.prefill_chunk
+    served = ServedProcessor(processor)
     found = {
-        f"ITL, {batch} at once": 1e3 * decode_seconds(processor, shape, form, batch, PROMPT + ANSWER / 2).seconds
+        f"ITL, {batch} at once": 1e3 * decode_seconds(served, shape, form, batch, PROMPT + ANSWER / 2).seconds
         for batch in BATCHES
     }
     for prompt in PROMPTS:
-        found[f"TTFT of {prompt}"] = 1e3 * prefill_seconds(processor, shape, form, prompt, chunk).seconds
+        found[f"TTFT of {prompt}"] = 1e3 * prefill_seconds(served, shape, form, prompt, chunk).seconds
     return found
 
 

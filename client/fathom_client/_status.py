@@ -32,6 +32,8 @@ _NO_CONNECTION: Final = (
 )
 _STATUS_PREFIX: Final = re.compile(r"^(UNKNOWN|UNAVAILABLE): ")
 _UNKNOWN_MODEL: Final = "unknown model"
+_DROPPED_CALL: Final = "CANCELLED"
+"""What gRPC says, and no more, of a call that a server dropped because it stops; a cancellation of ours says so."""
 _UNLOADED_MODEL: Final = "has no available versions"
 _BROKEN_MODEL: Final = "stub process"
 _DECOUPLED: Final = "decoupled transaction policy"
@@ -153,6 +155,9 @@ def _error(code: str, details: str, call: CallContext) -> FathomError:
     elif code == "DEADLINE_EXCEEDED":
         limit = "" if call.timeout_s is None else f" within {call.timeout_s:g} s"
         kind, message = DeadlineExceededError, f"no complete answer{limit} from {call.url}; allow more time or ask less"
+    elif code == "CANCELLED" and details == _DROPPED_CALL:
+        kind, code, model = ServerUnavailableError, "UNAVAILABLE", ""
+        message = f"{call.url} dropped the request, for it is stopping; try again"
     elif code == "CANCELLED":
         kind, message = RequestCancelledError, f"the request was cancelled: {details}"
     elif code == "INVALID_ARGUMENT":

@@ -44,6 +44,7 @@ SERVER_ERRORS = [
     (("UNKNOWN", "who knows"), ServerError, "UNKNOWN", "the server failed with UNKNOWN"),
     (("UNSUPPORTED", "not that"), ServerError, "UNIMPLEMENTED", "not that"),
     (("CANCELLED", "dropped"), RequestCancelledError, "CANCELLED", "the request was cancelled: dropped"),
+    (("CANCELLED", "CANCELLED"), ServerUnavailableError, "UNAVAILABLE", "dropped the request, for it is stopping"),
     (("CANCELLED", "DEADLINE_EXCEEDED: too late"), DeadlineExceededError, "DEADLINE_EXCEEDED", "chat: too late"),
 ]
 

@@ -10,7 +10,8 @@ from fathom_export.fit.pictures import Point, Stack, memory_stack, roofline
 from fathom_export.fit.plan import Candidate, gib
 from fathom_export.fit.table import describe
 from fathom_export.fit.workload import Workload
-from fathom_server.sizing.roofline import Accelerator, Machine, Processor, StepLoad
+from fathom_server.sizing.roofline import Accelerator, Machine, StepLoad
+from fathom_server.sizing.served import ServedProcessor
 
 MOST_STACKS: Final = 6
 
@@ -114,10 +115,10 @@ def _roof(machine: Machine, precision: str) -> tuple[float, float]:
     """Bytes and operations a second of a machine's best."""
     if isinstance(machine, Accelerator):
         return machine.bandwidth_bytes_per_s, machine.operations_per_s[precision]
-    if isinstance(machine, Processor):
-        rates = machine.products[precision]
+    if isinstance(machine, ServedProcessor):
+        rates = machine.processor.products[precision]
         fastest = min(curve(curve.at[-1]) for curve in rates.curves)
-        return machine.bandwidth_bytes_per_s, 2 * rates.curves[0].at[-1] / fastest
+        return machine.processor.bandwidth_bytes_per_s, 2 * rates.curves[0].at[-1] / fastest
     raise TypeError(f"no roof is known of {type(machine).__name__}")
 
 

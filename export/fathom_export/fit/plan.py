@@ -14,6 +14,7 @@ from fathom_server.engine.settings import EngineLimits
 from fathom_server.sizing.form import CUDA_BLOCK_TOKENS, EngineForm
 from fathom_server.sizing.memory import EngineMemory, Load, Memory
 from fathom_server.sizing.roofline import Accelerator, Machine, Processor
+from fathom_server.sizing.served import ServedProcessor
 from fathom_server.sizing.shape import DecoderShape, Precision, Runner
 
 GPU_CHUNK: Final = 512
@@ -161,7 +162,8 @@ def cpu_candidate(
     shape: DecoderShape, workload: Workload, target: Target, form: EngineForm, processor: Processor | None, chunk: int
 ) -> Candidate:
     """A machine like the one of the calibration; without one its speed is not known."""
-    return _candidate(shape, workload, target, form, processor, 1, chunk, "fathom")
+    machine = None if processor is None else ServedProcessor(processor)
+    return _candidate(shape, workload, target, form, machine, 1, chunk, "fathom")
 
 
 def _candidate(

@@ -17,6 +17,7 @@ from fathom_server.sizing.roofline import (
     decode_seconds,
     prefill_seconds,
 )
+from fathom_server.sizing.served import REQUEST_S, SHARE, TOKEN_S, ServedProcessor
 from fathom_server.sizing.shape import DecoderShape
 
 SHAPE = DecoderShape(hidden=512, layers=8, heads=8, kv_heads=4, head_dim=64, intermediate=2048, vocabulary=32000)
@@ -120,3 +121,17 @@ def test_the_arithmetic_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_serving_adds_to_a_prompts_first_chunk_and_to_every_token() -> None:
+    """What a client sees is the kernels' time and a share, a term a token, and once what a request takes."""
+    bare, served = processor(), ServedProcessor(processor())
+    decode = StepLoad(4, 100, 1, 4)
+    assert served.step(SHAPE, INT8, decode).seconds == pytest.approx(
+        SHARE * bare.step(SHAPE, INT8, decode).seconds + 4 * TOKEN_S
+    )
+    for load, beside in ((StepLoad(1, 0, 64, 0), REQUEST_S), (StepLoad(1, 64, 64, 1), TOKEN_S)):
+        kernels = SHARE * bare.step(SHAPE, INT8, load).seconds
+        assert served.step(SHAPE, INT8, load).seconds == pytest.approx(kernels + beside)
+    step = served.step(SHAPE, INT8, decode)
+    assert sum(step.parts.values()) == pytest.approx(step.seconds)
