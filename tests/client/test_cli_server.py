@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -69,6 +70,9 @@ def test_statistics_of_one_model(client: Client) -> None:
     (before,) = client.statistics("moods")
     client.classify("moods", ["+", "-", "x"], batch_size=3)
     (after,) = client.statistics("moods")
+    while after.num_succeeded == before.num_succeeded:  # Triton counts an answer after it has sent it
+        time.sleep(0.05)
+        (after,) = client.statistics("moods")
     assert (after.name, after.version) == ("moods", "1")
     assert after.num_succeeded == before.num_succeeded + 1
     assert after.num_inferences == before.num_inferences + 3
