@@ -150,6 +150,7 @@ def test_a_model_that_keeps_dying_fires_the_alert(server: FathomServe, prometheu
         before = prometheus.values(START)
         kill_model(server)
         wait_until(partial(has_restarted, prometheus, before), "the model does not come back")
+        wait_until(server.ports_file.exists, "the server does not become ready")
     wait_until(lambda: "FathomServerRestarts" in prometheus.firing(), "the alert does not fire")
     firing = prometheus.firing()
     assert firing["FathomServerRestarts"] == {

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.serving import FathomServe
+from tests.serving import FathomServe, wait_until
 
 from fathom_client import Client
 from fathom_client.errors import FathomError, StreamBrokenError
@@ -48,14 +48,15 @@ def test_killed_model_comes_back(lone: FathomServe) -> None:
         reader = threading.Thread(target=read)
         reader.start()
         assert began.wait(60)
+        killed = set(lone.triton_processes())
         kill_stub(lone, "small")
         reader.join(timeout=60)
         assert not reader.is_alive(), "the stream hangs"
         assert len(failures) == 1
         assert isinstance(failures[0], StreamBrokenError)
-        deadline = time.monotonic() + 60
-        while not lone.ports_file.exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        # the streams break before the launcher takes its announcement back
+        wait_until(lambda: killed.isdisjoint(lone.triton_processes()) and lone.ports_file.exists())
+        client.wait_until_ready(60, "small")
         assert client.generate("small", "What is 2 + 2?", max_tokens=4, ignore_eos=True).finish_reason == "length"
     assert "the process of model 'small' ended" in lone.stderr()
     assert lone.stop() == 0

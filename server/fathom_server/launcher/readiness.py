@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from fathom_server.errors import NotReadyError
 from fathom_server.launcher.ports import Ports
-from fathom_server.launcher.process import Exited, SignalReceived, TritonProcess
+from fathom_server.launcher.process import Exited, SignalReceived, StubEnded, TritonProcess
 from fathom_server.launcher.stub_watch import stubs_of, unburied_stubs
 from fathom_server.launcher.triton_log import ModelFailed, ModelLoaded, ModelLoading, say
 
@@ -72,6 +72,9 @@ def wait_until_ready(
                 return False
             case Exited(status):
                 raise NotReadyError(_why_it_ended(status, failures, process))
+            case StubEnded():  # Triton calls its model ready, so it has loaded all; who waits for the end deals with it
+                process.post(event)
+                return True
             case ModelFailed(name, reason):
                 failures.setdefault(name, reason)
             case ModelLoading(name):

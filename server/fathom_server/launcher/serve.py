@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -90,19 +90,20 @@ def _serve(
             say(f"starting {tritonserver.binary} with {len(models)} models: {', '.join(models)}")
             if gateway is not None:
                 gateway.ensure_running(process.post)
-            if not wait_until_ready(process, settings.host, ports, models, settings.ready_timeout_s):
-                say("stopped before it was ready")
-                return 0
-            if gateway is not None:
-                gateway.wait_until_listening()
-            served = served_models(settings.host, ports, settings.repository, models, protection.headers)
-            with _announced(ports, settings.ports_file, is_first=is_first):
-                is_first = False
-                end = _watched_until_end(process, settings, ports, protection)
-                while isinstance(end, GatewayEnded) and gateway is not None and restarts.may_begin():
-                    say(f"the gateway ended with status {end.status}; it is started again")
-                    gateway.ensure_running(process.post)
-                    end = _watched_until_end(process, settings, ports, protection)
+            with _stub_watch(process, settings, ports, protection):  # from the start on: a model may die at any moment
+                if not wait_until_ready(process, settings.host, ports, models, settings.ready_timeout_s):
+                    say("stopped before it was ready")
+                    return 0
+                if gateway is not None:
+                    gateway.wait_until_listening()
+                served = served_models(settings.host, ports, settings.repository, models, protection.headers)
+                with _announced(ports, settings.ports_file, is_first=is_first):
+                    is_first = False
+                    end = _end_of(process)
+                    while isinstance(end, GatewayEnded) and gateway is not None and restarts.may_begin():
+                        say(f"the gateway ended with status {end.status}; it is started again")
+                        gateway.ensure_running(process.post)
+                        end = _end_of(process)
             if isinstance(end, SignalReceived | GatewayEnded):
                 if isinstance(end, GatewayEnded):
                     _failed(settings, f"the gateway ended once more; giving up after {MAX_RESTARTS} restarts")
@@ -158,23 +159,24 @@ def _stop(
     return status
 
 
-def _watched_until_end(
-    process: TritonProcess, settings: LaunchSettings, ports: Ports, protection: Protection
-) -> Exited | SignalReceived | StubEnded | GatewayEnded:
+def _end_of(process: TritonProcess) -> Exited | SignalReceived | StubEnded | GatewayEnded:
     """Wait until Triton ends, a stop is asked for, or a model's process or the gateway is gone."""
+    while True:
+        event = process.next_event()
+        if isinstance(event, Exited | SignalReceived | StubEnded | GatewayEnded):
+            return event
+
+
+def _stub_watch(
+    process: TritonProcess, settings: LaunchSettings, ports: Ports, protection: Protection
+) -> AbstractContextManager[object]:
+    """Post an event when the process of a ready model ends."""
     host = ANY_ADDRESS.get(settings.host, settings.host)
-    watch = StubWatch(
+    return StubWatch(
         process.triton_pid,
         lambda: model_states(host, ports.http, protection.headers),
         on_end=lambda model: process.post(StubEnded(model)),
     )
-    try:
-        while True:
-            event = process.next_event()
-            if isinstance(event, Exited | SignalReceived | StubEnded | GatewayEnded):
-                return event
-    finally:
-        watch.close()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import json
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from fathom_server.launcher.tritonserver import STUB
 
@@ -19,14 +19,18 @@ _SEARCH_EVERY: Final = 8
 """Polls from one search among all processes to the next; those known are looked at in each."""
 COMMAND_CHARACTERS: Final = 15
 """So much of a program's name the kernel keeps."""
+READY: Final = "READY"
+UNLOADED: Final = (None, "UNLOADING", "UNAVAILABLE")
+"""States in which a model's process ends as it should; None is that of a model that Triton does not know."""
 _PROC: Final = Path("/proc")
 
 
 class StubWatch:
-    """Looks after the stubs among a process's children from a thread of its own.
+    """Looks after the stubs among a process's children from a thread of its own; a context manager.
 
     ``on_end`` is called once, with the name of the model, when the stub of a model ends that Triton calls ready.
-    ``model_states`` gives each model's state in Triton, or None if Triton does not answer.
+    ``model_states`` gives each model's state in Triton, or None if Triton does not answer. ``known`` are the stubs that
+    are looked after, process id → model.
     """
 
     def __init__(
@@ -35,13 +39,15 @@ class StubWatch:
         self._triton_pid = triton_pid
         self._model_states = model_states
         self._on_end = on_end
-        self._known = stubs_of(triton_pid)
+        self.known = stubs_of(triton_pid)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="stub-watch", daemon=True)
-        self._thread.start()
 
-    def close(self) -> None:
-        """End the thread."""
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
         self._closing.set()
         self._thread.join()
 
@@ -49,17 +55,23 @@ class StubWatch:
         for poll in itertools.count(1):
             if self._closing.wait(POLL_S):
                 return
-            if poll % _SEARCH_EVERY and all(is_child(pid, self._triton_pid) for pid in self._known):
+            if poll % _SEARCH_EVERY and all(is_child(pid, self._triton_pid) for pid in self.known):
                 continue
             alive = stubs_of(self._triton_pid)
-            ended = [model for pid, model in self._known.items() if pid not in alive]
-            self._known = alive
-            states = self._model_states() if ended else None
-            for model in ended:
-                # one that Triton unloads is no longer ready, and one that was loaded again has another stub
-                if states and states.get(model) == "READY" and model not in alive.values():
+            # one that was loaded again has another stub
+            ended = {
+                pid: model for pid, model in self.known.items() if pid not in alive and model not in alive.values()
+            }
+            states = self._model_states() if ended else {}
+            for model in ended.values():
+                if states and states.get(model) == READY:
                     self._on_end(model)
                     return
+            # one that loads, or of which Triton says nothing yet, may be called ready later all the same
+            undecided = {
+                pid: model for pid, model in ended.items() if states is None or states.get(model) not in UNLOADED
+            }
+            self.known = alive | undecided
 
 
 def is_child(pid: int, parent_pid: int) -> bool:
