@@ -16,6 +16,8 @@ from fathom_server.launcher.stub_watch import stubs_of, unburied_stubs
 from fathom_server.launcher.triton_log import ModelFailed, ModelLoaded, ModelLoading, say
 
 POLL_S: Final = 0.2
+LAST_POLL_S: Final = 0.02
+"""The same once every model is loaded: Triton opens its ports within a moment."""
 SEARCH_S: Final = 1.0
 DEAD_S: Final = 5.0
 """How long Triton may leave a model's process unburied that ended while it loaded, before it is known to hang: it waits
@@ -66,7 +68,8 @@ def wait_until_ready(
             dead = {pid: dead.get(pid, now) for pid in unburied_stubs(process.triton_pid)}
             if any(now - since >= DEAD_S for since in dead.values()):
                 raise NotReadyError(_who_died(process, [name for name in begun if name not in loaded]))
-        event = process.next_event(min(POLL_S, deadline - now))
+        poll_s = LAST_POLL_S if loaded.issuperset(models) else POLL_S
+        event = process.next_event(min(poll_s, deadline - now))
         match event:
             case SignalReceived():
                 return False

@@ -1,13 +1,27 @@
 #include "linear_pack.h"
 
+#include <sched.h>
+
 #include <algorithm>
 #include <cstring>
+#include <system_error>
+#include <thread>
+#include <vector>
 
 #include "packed_memory.h"
 
 namespace fathom {
 
 namespace {
+
+constexpr int64_t kBytesWorthAThread = int64_t{256} << 10;
+constexpr int64_t kMostThreads = 8;  // more do not pack faster: memory is what they wait for
+
+int64_t usable_cores() {
+    cpu_set_t set;
+    const int64_t cores = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+    return std::min(cores, kMostThreads);
+}
 
 // int8 [K, N] at a panel's first column -> [K / 4][32][4], plus 128.
 void pack_columns(const LinearShape& shape, const int8_t* codes, int64_t column, uint8_t* to) {
@@ -54,21 +68,18 @@ void pack_block(const LinearShape& shape, const uint8_t* from, uint8_t* to) {
     }
 }
 
-}  // namespace
+int64_t panel_head_bytes(bool zero_points) {
+    return kPanelColumns * static_cast<int64_t>(sizeof(float)) + (zero_points ? 64 : 0);
+}
 
-OwnedMatrix pack(const LinearShape& shape, const SourceMatrix& source) {
-    OwnedMatrix made;
-    PackedMatrix& packed = made.packed;
-    packed.zero_points = source.zero_points != nullptr;
-    const int64_t head = kPanelColumns * static_cast<int64_t>(sizeof(float)) + (packed.zero_points ? 64 : 0);
-    packed.block_bytes = head + shape.block * kPanelColumns * shape.bits / 8;
-    packed.panel_bytes = packed.block_bytes * shape.blocks;
-    made.memory = packed_memory(static_cast<size_t>(packed.panel_bytes * shape.panels));  // zeros
-    packed.data = made.memory.get();
+// The panels from `begin` to before `end`, into memory of zeros.
+void pack_panels(const LinearShape& shape, const SourceMatrix& source, const PackedMatrix& packed, uint8_t* memory,
+                 int64_t begin, int64_t end) {
+    const int64_t head = panel_head_bytes(packed.zero_points);
     const int64_t zero_bytes = (shape.blocks * shape.bits + 7) / 8;
     const int64_t block_source_bytes = shape.block * shape.bits / 8;
-    for (int64_t panel = 0; panel < shape.panels; ++panel) {
-        uint8_t* to = made.memory.get() + panel * packed.panel_bytes;
+    for (int64_t panel = begin; panel < end; ++panel) {
+        uint8_t* to = memory + panel * packed.panel_bytes;
         const int64_t column = panel * kPanelColumns, columns = std::min(kPanelColumns, shape.N - column);
         if (shape.whole_columns) {
             std::memcpy(to, source.scales + column, static_cast<size_t>(columns) * sizeof(float));
@@ -90,6 +101,40 @@ OwnedMatrix pack(const LinearShape& shape, const SourceMatrix& source) {
             }
         }
     }
+}
+
+// Calls work(begin, end) for parts of 0 ... total-1 on threads of its own, and waits: ONNX Runtime makes its operators one
+// after the other, and lends them no threads for it.
+template <typename Work>
+void in_parts(int64_t total, int64_t parts, const Work& work) {
+    std::vector<std::thread> threads;
+    threads.reserve(static_cast<size_t>(parts));
+    int64_t begun = 0;
+    try {
+        for (; begun + 1 < parts; ++begun) {
+            threads.emplace_back(work, total * begun / parts, total * (begun + 1) / parts);
+        }
+    } catch (const std::system_error&) {  // no more threads are to be had, so this one does the rest
+    }
+    work(total * begun / parts, total);
+    for (std::thread& thread : threads) thread.join();
+}
+
+}  // namespace
+
+OwnedMatrix pack(const LinearShape& shape, const SourceMatrix& source) {
+    OwnedMatrix made;
+    PackedMatrix& packed = made.packed;
+    packed.zero_points = source.zero_points != nullptr;
+    packed.block_bytes = panel_head_bytes(packed.zero_points) + shape.block * kPanelColumns * shape.bits / 8;
+    packed.panel_bytes = packed.block_bytes * shape.blocks;
+    made.memory = packed_memory(static_cast<size_t>(packed.panel_bytes * shape.panels));  // zeros
+    packed.data = made.memory.get();
+    uint8_t* const memory = made.memory.get();
+    const int64_t by_size = packed.panel_bytes * shape.panels / kBytesWorthAThread;
+    in_parts(shape.panels, std::clamp<int64_t>(by_size, 1, usable_cores()), [&](int64_t begin, int64_t end) {
+        pack_panels(shape, source, packed, memory, begin, end);
+    });
     return made;
 }
 

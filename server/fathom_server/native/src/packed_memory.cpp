@@ -1,8 +1,11 @@
 #include "packed_memory.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <iterator>
 #include <mutex>
 #include <new>
 
@@ -44,6 +47,25 @@ class Slab {
     uint8_t* end_;
 };
 
+// Whether pages would come back as they are if this process forgot them: all that are here are a file's, none changed.
+bool nothing_of_its_own(uintptr_t first_page, size_t pages) {
+    constexpr uint64_t kPresent = uint64_t{1} << 63, kSwapped = uint64_t{1} << 62, kFile = uint64_t{1} << 61;
+    const int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    uint64_t entries[512];
+    bool nothing = pagemap >= 0;
+    for (size_t done = 0; nothing && done < pages; done += std::size(entries)) {
+        const size_t some = std::min(pages - done, std::size(entries));
+        const off_t from = static_cast<off_t>((first_page + done) * sizeof(uint64_t));
+        const ssize_t wanted = static_cast<ssize_t>(some * sizeof(uint64_t));
+        nothing = pread(pagemap, entries, some * sizeof(uint64_t), from) == wanted;
+        nothing = nothing && std::none_of(entries, entries + some, [](uint64_t entry) {
+                      return (entry & kSwapped) || ((entry & kPresent) && !(entry & kFile));
+                  });
+    }
+    if (pagemap >= 0) close(pagemap);
+    return nothing;
+}
+
 }  // namespace
 
 std::shared_ptr<uint8_t> packed_memory(size_t size) {
@@ -62,14 +84,16 @@ std::shared_ptr<uint8_t> packed_memory(size_t size) {
 }
 
 void let_go(const void* data, size_t size) {
-#ifdef MADV_PAGEOUT
     const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
     const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
     const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + size) / page * page;
-    if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_PAGEOUT);
-#else
-    (void)data;
-    (void)size;
+    if (begin >= end) return;
+    if (nothing_of_its_own(begin / page, (end - begin) / page)) {
+        madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);  // the system's copy of the file stays
+        return;
+    }
+#ifdef MADV_PAGEOUT
+    madvise(reinterpret_cast<void*>(begin), end - begin, MADV_PAGEOUT);
 #endif
 }
 
