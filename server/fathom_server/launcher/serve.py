@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -90,10 +90,12 @@ def _serve(
             say(f"starting {tritonserver.binary} with {len(models)} models: {', '.join(models)}")
             if gateway is not None:
                 gateway.ensure_running(process.post)
-            with _stub_watch(process, settings, ports, protection):  # from the start on: a model may die at any moment
+            # from the start on: a model may die at any moment
+            with _stub_watch(process, settings, ports, protection) as watch:
                 if not wait_until_ready(process, settings.host, ports, models, settings.ready_timeout_s):
                     say("stopped before it was ready")
                     return 0
+                watch.settle()
                 if gateway is not None:
                     gateway.wait_until_listening()
                 served = served_models(settings.host, ports, settings.repository, models, protection.headers)
@@ -167,9 +169,7 @@ def _end_of(process: TritonProcess) -> Exited | SignalReceived | StubEnded | Gat
             return event
 
 
-def _stub_watch(
-    process: TritonProcess, settings: LaunchSettings, ports: Ports, protection: Protection
-) -> AbstractContextManager[object]:
+def _stub_watch(process: TritonProcess, settings: LaunchSettings, ports: Ports, protection: Protection) -> StubWatch:
     """Post an event when the process of a ready model ends."""
     host = ANY_ADDRESS.get(settings.host, settings.host)
     return StubWatch(

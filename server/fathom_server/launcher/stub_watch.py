@@ -16,7 +16,7 @@ from fathom_server.launcher.tritonserver import STUB
 
 POLL_S: Final = 0.25
 _SEARCH_EVERY: Final = 8
-"""Polls from one search among all processes to the next; those known are looked at in each."""
+"""Polls from one search among all processes to the next once all models have loaded; each looks at those known."""
 COMMAND_CHARACTERS: Final = 15
 """So much of a program's name the kernel keeps."""
 READY: Final = "READY"
@@ -41,6 +41,7 @@ class StubWatch:
         self._on_end = on_end
         self.known = stubs_of(triton_pid)
         self._closing = threading.Event()
+        self._is_settled = False
         self._thread = threading.Thread(target=self._run, name="stub-watch", daemon=True)
 
     def __enter__(self) -> Self:
@@ -51,11 +52,15 @@ class StubWatch:
         self._closing.set()
         self._thread.join()
 
+    def settle(self) -> None:
+        """Say that every model has loaded: from now on new processes are looked for less often."""
+        self._is_settled = True
+
     def _run(self) -> None:
         for poll in itertools.count(1):
             if self._closing.wait(POLL_S):
                 return
-            if poll % _SEARCH_EVERY and all(is_child(pid, self._triton_pid) for pid in self.known):
+            if self._is_settled and poll % _SEARCH_EVERY and all(is_child(pid, self._triton_pid) for pid in self.known):
                 continue
             alive = stubs_of(self._triton_pid)
             # one that was loaded again has another stub

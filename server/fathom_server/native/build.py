@@ -20,7 +20,15 @@ LIBRARY: Final = FOLDER / "libfathom_ops.so"
 _COMPILERS: Final = ("g++", "c++", "clang++")
 _X86_MACHINES: Final = ("x86_64", "AMD64")
 # -ffp-contract=off: where products and sums are fused is written in the source, the same at every instruction set
-_FLAGS: Final = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-pthread")
+_FLAGS: Final = (
+    "-std=c++17",
+    "-O3",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-pthread",
+)
 _AVX2: Final = ("-mavx2", "-mfma", "-mf16c", "-mbmi2")
 _ISA_FLAGS: Final = {
     "_avx2": _AVX2,
