@@ -3,8 +3,6 @@
 Only addresses and folders differ from what is rendered. What a cluster adds (images, probes, policies) is not here.
 """
 
-import os
-import re
 import shutil
 import socket
 import subprocess
@@ -12,9 +10,9 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tests.deploy.chart.machine import Machine
 from tests.deploy.chart.rendering import Rendered, containers, render
 from tests.serving import FathomServe
 
@@ -29,36 +27,6 @@ precision = "int8"
 quality = { effort = "off" }
 limits = { max_context = 512, max_batch = 4 }
 """
-
-
-FOLDERS = re.compile(r"(?<![\w.-])/(models|checkpoints|etc/fathom|tmp)(?=/|$)")
-"""A pod's folders, where they begin a path."""
-
-
-class Machine:
-    """Folders and addresses of this machine in place of a pod's."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.addresses: dict[str, str] = {}
-
-    def local(self, text: str) -> str:
-        text = FOLDERS.sub(lambda match: f"{self.root}{match[0]}", text)
-        for theirs, ours in self.addresses.items():
-            text = text.replace(theirs, ours)
-        return text
-
-    def environment(self, container: dict[str, Any]) -> dict[str, str]:
-        """What a pod has and this process lacks; HF_TOKEN and the like are not part of these values."""
-        given = {each["name"]: self.local(each["value"]) for each in container.get("env", [])}
-        programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        return {**os.environ, **given, "PATH": programs}
-
-    def run(self, container: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-        command = [self.local(str(word)) for word in container["command"]]
-        return subprocess.run(
-            command, env=self.environment(container), capture_output=True, text=True, check=False, timeout=200
-        )
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from tests.deploy.chart.rendering import CHART, case_values, loaded_chart, rende
 
 GPU = {"image": {"target": "gpu"}, "gpu": {"count": 1}}
 CLAIM = {"storage": {"kind": "claim"}}
+ROUTES = {"enabled": True, "parentRefs": [{"name": "g"}]}
 
 SENTENCES: list[tuple[dict[str, Any], str]] = [
     ({"bundle": "models = ["}, "bundle is no TOML"),
@@ -48,6 +49,37 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
         {"gatewayApi": {"enabled": True, "parentRefs": [{"name": "g"}]}, "gateway": {"enabled": False}},
         "there is no route to make",
     ),
+    (
+        {"server": {"tls": {"serverName": "a.example"}}},
+        "server.tls.serverName is given, but server.tls.secret is empty: nothing is encrypted there; name the secret",
+    ),
+    ({"server": {"tls": {"ca": {"secret": "a"}}}}, "server.tls.ca.secret is given, but server.tls.secret is empty"),
+    (
+        {"server": {"tls": {"clients": {"ca": {"secret": "a"}}}}},
+        "server.tls.clients.ca.secret is given, but server.tls.secret is empty",
+    ),
+    (
+        {"server": {"tls": {"clients": {"secret": "a"}}}},
+        "server.tls.clients.secret is given, but server.tls.secret is empty",
+    ),
+    ({"gateway": {"tls": {"ca": {"secret": "a"}}}}, "gateway.tls.ca.secret is given, but gateway.tls.secret is empty"),
+    (
+        {"server": {"tls": {"secret": "t", "clients": {"secret": "a"}}}},
+        "callers are asked for no certificate; name the authority that signs theirs",
+    ),
+    (
+        {"server": {"tls": {"secret": "t", "clients": {"ca": {"secret": "a"}}}}},
+        "gateway, tests and load test would not be let in; name the secret with their certificate and key",
+    ),
+    ({"gateway": {"enabled": False, "tls": {"secret": "t"}}}, "gateway.enabled is false: there is nothing to encrypt"),
+    (
+        {"server": {"tls": {"secret": "t"}}, "gatewayApi": ROUTES | {"grpcHostnames": ["g.example"]}},
+        "a route speaks in the clear by itself; add a BackendTLSPolicy for that service to extraObjects",
+    ),
+    (
+        {"gateway": {"tls": {"secret": "t"}}, "gatewayApi": ROUTES},
+        "an HTTPRoute to the gateway, whose HTTP gateway.tls.secret encrypts",
+    ),
     ({"server": {"env": [{"name": "HOME", "value": "/"}]}}, "server.env sets HOME, which the chart sets itself"),
     ({"export": {"env": [{"name": "A"}, {"name": "A"}]}}, "export.env sets A twice"),
     ({"commonLabels": {"app.kubernetes.io/name": "x"}}, "which the chart sets itself; choose another name"),
@@ -66,6 +98,9 @@ BY_SCHEMA: list[tuple[dict[str, Any], str]] = [
     ({"server": {"resources": {"limits": {"memory": "much"}}}}, "/server/resources/limits/memory"),
     ({"repository": {"url": "ftp://host/models"}}, "/repository/url"),
     ({"gateway": {"settings": {"port": 80}}}, "/gateway/settings"),
+    ({"gateway": {"settings": {"target_ca": "/ca.pem"}}}, "/gateway/settings"),
+    ({"gateway": {"settings": {"tls_key": "/key.pem"}}}, "/gateway/settings"),
+    ({"server": {"tls": {"serverName": "a b; c"}}}, "/server/tls/serverName"),
     ({"podSecurity": {"runAsUser": 0}}, "/podSecurity/runAsUser"),
     ({"storage": {"size": "big"}}, "/storage/size"),
 ]

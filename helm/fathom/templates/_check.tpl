@@ -111,6 +111,39 @@
 {{- if and $v.prometheusRule.enabled (not $v.serviceMonitor.enabled) -}}
 {{- fail "prometheusRule.enabled is true, but serviceMonitor.enabled is false: its rules name the labels that a ServiceMonitor gives, and would see nothing" -}}
 {{- end -}}
+{{- range $part := list "server" "gateway" -}}
+{{- $tls := (index $v $part).tls -}}
+{{- $given := dict "serverName" $tls.serverName "ca.secret" $tls.ca.secret -}}
+{{- if eq $part "server" -}}
+{{- $_ := set $given "clients.ca.secret" $tls.clients.ca.secret -}}
+{{- $_ := set $given "clients.secret" $tls.clients.secret -}}
+{{- end -}}
+{{- range $name, $value := $given -}}
+{{- if and $value (not $tls.secret) -}}
+{{- fail (printf "%s.tls.%s is given, but %s.tls.secret is empty: nothing is encrypted there; name the secret with certificate and key, or leave both empty" $part $name $part) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- with $v.server.tls.clients -}}
+{{- if and .secret (not .ca.secret) -}}
+{{- fail "server.tls.clients.secret is given, but server.tls.clients.ca.secret is empty: callers are asked for no certificate; name the authority that signs theirs, or leave both empty" -}}
+{{- end -}}
+{{- if and .ca.secret (not .secret) (or $v.gateway.enabled $v.tests.enabled $v.loadtest.enabled) -}}
+{{- fail "server.tls.clients.ca.secret is given, but server.tls.clients.secret is empty: gateway, tests and load test would not be let in; name the secret with their certificate and key" -}}
+{{- end -}}
+{{- end -}}
+{{- if and $v.gateway.tls.secret (not $v.gateway.enabled) -}}
+{{- fail "gateway.tls.secret is given, but gateway.enabled is false: there is nothing to encrypt; leave it empty" -}}
+{{- end -}}
+{{- if and $v.gatewayApi.enabled (not (contains "BackendTLSPolicy" (toJson $v.extraObjects))) -}}
+{{- $remedy := "add a BackendTLSPolicy for that service to extraObjects, or let nothing be routed there" -}}
+{{- if and $v.server.tls.secret $v.gatewayApi.grpcHostnames -}}
+{{- fail (printf "gatewayApi.grpcHostnames makes a GRPCRoute to Triton, whose gRPC server.tls.secret encrypts, and a route speaks in the clear by itself; %s" $remedy) -}}
+{{- end -}}
+{{- if $v.gateway.tls.secret -}}
+{{- fail (printf "gatewayApi.enabled makes an HTTPRoute to the gateway, whose HTTP gateway.tls.secret encrypts, and a route speaks in the clear by itself; %s" $remedy) -}}
+{{- end -}}
+{{- end -}}
 {{- if and $v.ingress.enabled (not $v.gateway.enabled) -}}
 {{- fail "ingress.enabled is true, but gateway.enabled is false: there is nothing that it could lead to" -}}
 {{- end -}}

@@ -46,6 +46,7 @@
   mountPath: /etc/fathom/admin
   readOnly: true
 {{- end }}
+{{- include "fathom.secretMounts" (list (include "fathom.serverTlsVolumes" .)) }}
 {{- end }}
 
 {{- define "fathom.serverVolumes" -}}
@@ -78,6 +79,9 @@
 - name: admin-key
   secret:
     secretName: {{ . | quote }}
+{{- end }}
+{{- with include "fathom.serverTlsVolumes" . }}
+{{ . }}
 {{- end }}
 {{- if and (include "fathom.fills" .) (not (include "fathom.fillsByJob" .)) }}
 {{ include "fathom.fillVolumes" . | trim }}
@@ -121,6 +125,13 @@
 - --cache-mb={{ .Values.server.cacheMb }}
 {{- if .Values.server.adminKeySecret.name }}
 - --admin-key-file=/etc/fathom/admin/{{ .Values.server.adminKeySecret.key }}
+{{- end }}
+{{- if .Values.server.tls.secret }}
+- --tls-cert=/etc/fathom/tls/tls.crt
+- --tls-key=/etc/fathom/tls/tls.key
+{{- if .Values.server.tls.clients.ca.secret }}
+- --tls-client-ca=/etc/fathom/client-ca/ca.crt
+{{- end }}
 {{- end }}
 - --log-level={{ .Values.server.logLevel }}
 - --log-format={{ .Values.server.logFormat }}

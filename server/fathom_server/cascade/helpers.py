@@ -3,14 +3,14 @@
 import numpy as np
 import numpy.typing as npt
 
-from fathom_client import AsyncClient
+from fathom_client import AsyncClient, Tls
 
 
 class Helpers:
     """Encoders of the cascade's own server; for the event loop that runs when it is made."""
 
-    def __init__(self, url: str, encoder: str, verifier: str) -> None:
-        self._client = AsyncClient(url)
+    def __init__(self, url: str, encoder: str, verifier: str, tls: Tls | None = None) -> None:
+        self._client = AsyncClient(url, tls=tls)
         self._encoder = encoder
         self._verifier = verifier
 

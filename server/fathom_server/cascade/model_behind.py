@@ -14,7 +14,7 @@ import numpy.typing as npt
 from grpc import aio
 from tritonclient.grpc import service_pb2
 
-from fathom_client import protocol
+from fathom_client import Tls, protocol
 from fathom_server.cascade.evidence import TensorValues
 from fathom_server.cascade.messages import infer_request, is_last, response_tensors
 from fathom_server.errors import (
@@ -55,11 +55,11 @@ class Part:
 
 
 class ModelBehind:
-    """One model of one server; for the event loop that runs when it is made."""
+    """One model of one server, spoken to in the clear without ``tls``; for the event loop that runs when it is made."""
 
-    def __init__(self, name: str, url: str) -> None:
+    def __init__(self, name: str, url: str, tls: Tls | None = None) -> None:
         self.name = name
-        self._channel = aio.insecure_channel(url, options=_OPTIONS)
+        self._channel = _channel(url, tls)
         self._open = self._channel.unary_stream(
             _STREAM_METHOD,
             request_serializer=service_pb2.ModelInferRequest.SerializeToString,
@@ -116,6 +116,16 @@ class ModelBehind:
     async def close(self) -> None:
         """Hang up; calls that still run are cancelled."""
         await self._channel.close(None)
+
+
+def _channel(url: str, tls: Tls | None) -> aio.Channel:
+    if tls is None:
+        return aio.insecure_channel(url, options=_OPTIONS)
+    ca, key, certificate = (each if isinstance(each, bytes) else None for each in (tls.ca, tls.key, tls.certificate))
+    options: list[tuple[str, Any]] = [*_OPTIONS]
+    if tls.server_name is not None:
+        options.append(("grpc.ssl_target_name_override", tls.server_name))
+    return aio.secure_channel(url, grpc.ssl_channel_credentials(ca, key, certificate), options=options)
 
 
 def refusal_of(message: str) -> RequestError:

@@ -17,7 +17,7 @@ from typing import IO, Final, Self
 
 from fathom_server.backends.fathom.drain_watch import DRAIN_VARIABLE, DrainWord, write_drain_word
 from fathom_server.backends.tokenizer.encoder_backlog import ADDRESS_VARIABLE
-from fathom_server.cascade.address import GRPC_VARIABLE
+from fathom_server.cascade.address import CERTIFICATE_VARIABLE, GRPC_VARIABLE, KEY_VARIABLE, NAME_VARIABLE
 from fathom_server.errors import LaunchError
 from fathom_server.launcher.backend_folder import assemble_backends, python_folder
 from fathom_server.launcher.ports import Ports
@@ -153,7 +153,9 @@ class TritonProcess:
         environment[ADDRESS_VARIABLE] = f"{host}:{self._ports.metrics}"
         environment[GRPC_VARIABLE] = f"{host}:{self._ports.grpc}"
         environment[DRAIN_VARIABLE] = str(self._drain_file)
-        environment.pop(ADMIN_KEY_VARIABLE, None)  # models need not know it
+        for name in (ADMIN_KEY_VARIABLE, CERTIFICATE_VARIABLE, NAME_VARIABLE, KEY_VARIABLE):
+            environment.pop(name, None)  # the key, models need not know; the rest would be another server's
+        environment |= self._protection.environment
         if self._settings.otlp_endpoint:
             environment[ENDPOINT_VARIABLE] = self._settings.otlp_endpoint
         self._tritonserver.check_stub(environment)

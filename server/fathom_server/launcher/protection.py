@@ -9,12 +9,13 @@ import os
 import re
 import secrets
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
 from fathom_server.errors import SettingsError
+from fathom_server.launcher.own_connection import OwnConnection
 from fathom_server.launcher.settings import LaunchSettings
 
 ADMIN_KEY_VARIABLE: Final = "FATHOM_ADMIN_KEY"
@@ -66,26 +67,40 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Protection:
-    """What guards one Triton. ``own_key`` and ``closed_key`` are made anew at each start and told to nobody."""
+    """What guards one Triton. ``own_key`` and ``closed_key`` are made anew at each start and told to nobody.
+
+    ``own_connection`` is how its cascades get past its encryption, None without either.
+    """
 
     admin_key: str | None = field(default=None, repr=False)
     tls: Tls | None = None
+    own_connection: OwnConnection | None = None
     own_key: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     closed_key: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
 
     @classmethod
-    def of(cls, settings: LaunchSettings) -> Self:
-        """Read key and certificates; raises SettingsError, which never shows a key."""
-        tls = None
+    def of(cls, settings: LaunchSettings, cascades: Sequence[str] = ()) -> Self:
+        """Read key and certificates; raises SettingsError, which never shows a key.
+
+        ``cascades`` are the models that ask this very server; an encryption that they cannot get past is refused.
+        """
+        tls = own_connection = None
         if settings.tls_cert is not None and settings.tls_key is not None:
             tls = Tls(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
             tls.check()
-        return cls(_admin_key(settings.admin_key_file), tls)
+            if cascades:
+                own_connection = OwnConnection.tried(cascades[0], tls.certificate, tls.key, tls.client_ca)
+        return cls(_admin_key(settings.admin_key_file), tls, own_connection)
 
     @property
     def headers(self) -> Mapping[str, str]:
         """HTTP headers of the launcher's own questions."""
         return {OWN_HEADER: self.own_key}
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What Triton's models are told of it."""
+        return {} if self.own_connection is None else self.own_connection.environment
 
     def flags(self) -> list[str]:
         """Triton's flags."""

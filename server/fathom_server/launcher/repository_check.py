@@ -65,14 +65,13 @@ def wanted_features(repository: Path, models: Iterable[str]) -> ServerFeatures:
     )
 
 
-def refuse_cascades(repository: Path, models: Iterable[str]) -> None:
-    """Raise SettingsError for a cascade where gRPC is encrypted: it asks the models behind it without."""
-    for model in models:
-        if _CASCADE.search((repository / model / CONFIG_FILE).read_text(encoding="utf-8", errors="replace")):
-            raise SettingsError(
-                f"{model} is a cascade, which asks its models over this server's gRPC and knows no TLS yet; serve "
-                "without --tls-cert behind a proxy that ends TLS, or without the cascade"
-            )
+def cascades_of(repository: Path, models: Iterable[str]) -> tuple[str, ...]:
+    """Those of the models that are cascades, which ask others over this server's own gRPC."""
+    return tuple(
+        model
+        for model in models
+        if _CASCADE.search((repository / model / CONFIG_FILE).read_text(encoding="utf-8", errors="replace"))
+    )
 
 
 def free_shared_memory() -> int:

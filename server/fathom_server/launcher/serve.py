@@ -20,10 +20,10 @@ from fathom_server.launcher.process import Exited, GatewayEnded, SignalReceived,
 from fathom_server.launcher.protection import Protection
 from fathom_server.launcher.readiness import ANY_ADDRESS, ServedModels, served_models, wait_until_ready
 from fathom_server.launcher.repository_check import (
+    cascades_of,
     check_repository,
     check_shared_memory,
     free_shared_memory,
-    refuse_cascades,
 )
 from fathom_server.launcher.settings import LaunchSettings
 from fathom_server.launcher.stub_watch import StubWatch, model_states
@@ -50,11 +50,9 @@ def serve(settings: LaunchSettings) -> int:
     """
     if settings.log_format == JSON_FORMAT:
         os.environ[FORMAT_VARIABLE] = JSON_FORMAT  # for Triton's models as well
-    protection = Protection.of(settings)
     kills = MemoryKills()
     models = check_repository(settings.repository)
-    if protection.tls is not None:
-        refuse_cascades(settings.repository, models)
+    protection = Protection.of(settings, cascades_of(settings.repository, models))
     check_memory(settings.repository, models)
     tritonserver = find_tritonserver(settings.tritonserver)
     warning = check_shared_memory(free_shared_memory(), len(models))

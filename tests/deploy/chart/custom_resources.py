@@ -46,6 +46,8 @@ SERVICE_MONITOR = fields(
             port=TEXT,
             interval={"type": "string", "pattern": "^[0-9]+(ms|s|m)$"},
             authorization=fields(type=TEXT, credentials=fields(["key"], name=TEXT, key=TEXT)),
+            scheme={"enum": ["http", "https"]},
+            tlsConfig=fields(ca=fields(secret=fields(["key"], name=TEXT, key=TEXT)), serverName=TEXT),
         ),
         minItems=1,
     ),
@@ -96,6 +98,17 @@ HTTP_ROUTE = fields(
 GRPC_ROUTE = fields(
     parentRefs=PARENTS, hostnames=many(TEXT, minItems=1, maxItems=16), rules=many(fields(backendRefs=BACKENDS))
 )
+BACKEND_TLS_POLICY = fields(
+    ["targetRefs", "validation"],
+    targetRefs=many(
+        fields(["group", "kind", "name"], group=TEXT, kind=TEXT, name=NAME, sectionName=NAME), minItems=1, maxItems=16
+    ),
+    validation=fields(
+        ["hostname"],
+        caCertificateRefs=many(fields(["group", "kind", "name"], group=TEXT, kind=TEXT, name=NAME), maxItems=8),
+        hostname=NAME,
+    ),
+)
 
 TEMPLATE = fields(["spec"], metadata=fields(labels=TEXTS, annotations=TEXTS), spec={"type": "object"})
 LEADER_WORKER_SET = fields(
@@ -126,6 +139,7 @@ CUSTOM_RESOURCES = {
     "gateway.networking.k8s.io/v1": {
         "HTTPRoute": resource("gateway.networking.k8s.io/v1", "HTTPRoute", HTTP_ROUTE),
         "GRPCRoute": resource("gateway.networking.k8s.io/v1", "GRPCRoute", GRPC_ROUTE),
+        "BackendTLSPolicy": resource("gateway.networking.k8s.io/v1", "BackendTLSPolicy", BACKEND_TLS_POLICY),
     },
     "leaderworkerset.x-k8s.io/v1": {
         "LeaderWorkerSet": resource("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet", LEADER_WORKER_SET)

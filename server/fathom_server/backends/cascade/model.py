@@ -14,7 +14,7 @@ from fathom_server.backends.cascade.metrics_export import CascadeMetricsExport
 from fathom_server.backends.fathom.generate_request import refuse_unknown_parameters
 from fathom_server.backends.fathom.refusals import REFUSE_AFTER_S
 from fathom_server.backends.fathom.transport import TritonTransport
-from fathom_server.cascade.address import own_address
+from fathom_server.cascade.address import own_server
 from fathom_server.cascade.cascade import Cascade
 from fathom_server.cascade.evidence import TensorValues
 from fathom_server.cascade.helpers import Helpers
@@ -73,14 +73,17 @@ class TritonPythonModel:
         self._thread = threading.Thread(target=self._loop.run_forever, name="fathom-cascade", daemon=True)
         self._thread.start()
         self._requests: dict[asyncio.Task[None], TritonTransport] = {}
-        own_url = own_address()
+        own = own_server()
 
         async def connect() -> None:
             settings = self._settings
-            self._small = ModelBehind(settings.small, own_url)
-            self._large = ModelBehind(settings.large, settings.large_url or own_url)
+            self._small = ModelBehind(settings.small, own.url, own.tls)
+            if settings.large_url:
+                self._large = ModelBehind(settings.large, settings.large_url)
+            else:
+                self._large = ModelBehind(settings.large, own.url, own.tls)
             asks_encoders = settings.needs_encoder or settings.signal == "verifier"
-            self._helpers = Helpers(own_url, settings.encoder, settings.verifier) if asks_encoders else None
+            self._helpers = Helpers(own.url, settings.encoder, settings.verifier, own.tls) if asks_encoders else None
             self._cascade = Cascade(settings, self._small, self._large, self._helpers, hook)
             self._watch = asyncio.create_task(self._watch_callers())
 
