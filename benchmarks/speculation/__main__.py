@@ -25,15 +25,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.peers import machine
+from benchmarks.peers.served import serve_repository
 from benchmarks.speculation import report
 from benchmarks.speculation.contender import Contender
 from benchmarks.speculation.in_process import EngineContender
 from benchmarks.speculation.repository import METHODS, MODELS, newest_version, prepare
 from benchmarks.speculation.rounds import measure
-from benchmarks.speculation.served import ServedContender, serving
+from benchmarks.speculation.served import ServedContender
 from benchmarks.speculation.workloads import WORKLOADS, jobs
 
+from fathom_client import Client
+
 RESULT: Final = machine.ROOT / "benchmarks" / "results" / "speculation.json"
+READY_S: Final = 180.0
 
 
 def run(options: argparse.Namespace) -> None:
@@ -56,7 +60,7 @@ def run(options: argparse.Namespace) -> None:
     if "engine" in options.where:
         measure_all("engine", lambda name: EngineContender(newest_version(repository / name)))
     if "served" in options.where:
-        with serving(repository) as client:
+        with serve_repository(repository, READY_S) as server, Client(server.url, timeout=None) as client:
             measure_all("served", lambda name: ServedContender(client, name))
 
 

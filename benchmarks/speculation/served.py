@@ -1,22 +1,11 @@
 """Measured from outside: models of a real server, over gRPC."""
 
-import contextlib
-import json
-import signal
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from benchmarks.speculation.contender import Answer
 from benchmarks.speculation.workloads import Job
 
 from fathom_client import Client
-
-READY_S: Final = 180.0
 
 
 class ServedContender:
@@ -41,27 +30,3 @@ class ServedContender:
 
     def close(self) -> None:
         """Nothing to do: the server is stopped with all its models."""
-
-
-@contextlib.contextmanager
-def serving(repository: Path) -> Iterator[Client]:
-    """A server of the repository, and a client of it."""
-    with tempfile.TemporaryDirectory(prefix="fathom-speculation-") as folder:
-        ports = Path(folder) / "ports.json"
-        command = [sys.executable, "-m", "fathom_server.cli", str(repository), "--ports", "auto"]
-        command += ["--log-level", "warning", "--ports-file", str(ports)]
-        server = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-        try:
-            deadline = time.monotonic() + READY_S
-            while not ports.exists():
-                if server.poll() is not None or time.monotonic() > deadline:
-                    raise SystemExit("error: fathom-serve did not become ready")
-                time.sleep(0.05)
-            with Client(f"127.0.0.1:{json.loads(ports.read_text(encoding='utf-8'))['grpc']}", timeout=None) as client:
-                yield client
-        finally:
-            server.send_signal(signal.SIGTERM)
-            try:
-                server.wait(60)
-            except subprocess.TimeoutExpired:
-                server.kill()
