@@ -47,8 +47,8 @@ class Served:
 
 
 @contextlib.contextmanager
-def serve_repository(repository: Path) -> Iterator[Served]:
-    """Start a server, wait until it is ready, and end it in the end; its log goes to stderr."""
+def serve_repository(repository: Path, ready_s: float = READY_S) -> Iterator[Served]:
+    """Start a server, wait until it is ready, ``ready_s`` at most, and end it in the end; its log goes to stderr."""
     with tempfile.TemporaryDirectory(prefix="fathom-bench-") as folder:
         ports_file = Path(folder) / "ports.json"
         command = [sys.executable, "-m", "fathom_server.cli", str(repository), "--ports", "auto"]
@@ -57,7 +57,7 @@ def serve_repository(repository: Path) -> Iterator[Served]:
         server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr)
         try:
             while not ports_file.exists():
-                if server.poll() is not None or time.perf_counter() - began > READY_S:
+                if server.poll() is not None or time.perf_counter() - began > ready_s:
                     raise SystemExit("error: fathom-serve did not become ready")
                 time.sleep(0.01)
             load_s = time.perf_counter() - began

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.e2e.cascade_deployment import CASCADE_BUNDLE
 from tests.e2e.reciter import planes_text, write_reciter, write_speaker
 from tests.server.text.chat_templates import HERMES, LLAMA3, MISTRAL, PYTHONIC, QWEN3_CODER
 from tests.serving import FathomServe
@@ -15,6 +16,7 @@ from tests.serving import FathomServe
 from fathom_client import Client
 
 MODELS = Path("examples/models").resolve()
+RERANKER = Path("tests/client/repository/reranker").resolve()
 
 BUNDLE = """
 repository = "repository"
@@ -241,4 +243,23 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FathomServe]:
 def caller(crowded: FathomServe) -> Iterator[Client]:
     """A client of that deployment."""
     with Client(crowded.url) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="session")
+def cascade_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FathomServe]:
+    """Both LLMs, two cascades of them, a reranker, and a gateway."""
+    folder = tmp_path_factory.mktemp("cascade")
+    repository = exported(folder, CASCADE_BUNDLE.format(models=MODELS))
+    for unused in ("small_ensemble", "large_ensemble", "lonely_tokenizer"):
+        shutil.rmtree(repository / unused)
+    shutil.copytree(RERANKER, repository / "reranker")
+    with FathomServe(repository, folder / "serve", ("--openai-port",)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def cascade_client(cascade_server: FathomServe) -> Iterator[Client]:
+    """A client of it."""
+    with Client(cascade_server.url) as connected:
         yield connected

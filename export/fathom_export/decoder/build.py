@@ -11,10 +11,7 @@ from fathom_export.spec.quantisation import Quantisation
 from fathom_server.engine.settings import (
     BLOCK_TOKENS,
     GRAPH_FILE,
-    INPUT_IDS,
     KV_DTYPE,
-    LOGIT_POSITIONS,
-    LOGITS,
     NATIVE_GRAPH_FILE,
     SAMPLING_GRAPH_FILE,
     GraphDescription,
@@ -22,7 +19,6 @@ from fathom_server.engine.settings import (
 )
 
 if TYPE_CHECKING:
-    from fathom_export.decoder.dialect import Dialect
     from fathom_export.decoder.graph_writer import GraphWriter
     from fathom_export.decoder.projections import Projections
     from fathom_export.decoder.weights import DecoderWeights
@@ -79,6 +75,7 @@ def build_decoder(
     from fathom_export.decoder.graph_writer import GraphWriter, remove_graph
     from fathom_export.decoder.portable_dialect import PortableDialect
     from fathom_export.decoder.projections import BlockInt4Projections, Float32Projections, RowwiseInt8Projections
+    from fathom_export.decoder.stock_graph import write_stock_graph
     from fathom_export.decoder.weights import DecoderWeights
     from fathom_export.quantise.lowering import calibrate, lower, write_report
 
@@ -96,7 +93,7 @@ def build_decoder(
     else:
         projections = (RowwiseInt8Projections if precision == "int8" else Float32Projections)(graph)
     lowering = (CpuDialect if dialect == "cpu" else PortableDialect)(graph, architecture, weights, projections, context)
-    _write_decoder(graph, architecture, weights, projections, lowering)
+    write_stock_graph(graph, architecture, weights, projections, lowering)
     weights.refuse_unused()
     report: Mapping[str, object] = {}
     if dialect == "portable":
@@ -113,16 +110,7 @@ def build_decoder(
             remove_graph(destination / GRAPH_FILE)
             raise
     write_report(destination, report)
-    return GraphDescription(
-        dialect=dialect,
-        precision=precision,
-        layers=architecture.layers,
-        kv_heads=architecture.kv_heads,
-        head_dim=architecture.head_dim,
-        vocabulary=architecture.vocabulary,
-        max_context=context,
-        kv_dtype="float16" if precision in ("fp16", "fp8") else "float32",
-    )
+    return _description(architecture, dialect, precision, context)
 
 
 def _build_cuda(
@@ -134,7 +122,7 @@ def _build_cuda(
     on_progress: Callable[[int, int], None] | None,
 ) -> GraphDescription:
     """The graph for ONNX Runtime on CUDA, and the one that reduces its logits."""
-    from fathom_export.decoder import cuda_dialect
+    from fathom_export.decoder import cuda_dialect, cuda_matrices
     from fathom_export.decoder.checkpoint import Checkpoint
     from fathom_export.decoder.graph_writer import GraphWriter, remove_graph
     from fathom_export.decoder.sampling_graph import write_sampling_graph
@@ -145,7 +133,7 @@ def _build_cuda(
     weights = DecoderWeights(checkpoint.text_part() if architecture.is_part else checkpoint, architecture)
     metadata = {"dialect": "cuda", "precision": precision, BLOCK_TOKENS: str(cuda_dialect.BLOCK_TOKENS)}
     graph = GraphWriter(f"{architecture.model_type}_decoder", metadata, PRODUCER, _version())
-    form = cuda_dialect.Fp8Matrices() if precision == "fp8" else cuda_dialect.HalfMatrices()
+    form = cuda_matrices.Fp8Matrices() if precision == "fp8" else cuda_matrices.HalfMatrices()
     cuda_dialect.CudaDecoder(graph, architecture, weights, form, context).write()
     weights.refuse_unused()
     sampling = GraphWriter("sampling", {"dialect": "cuda"}, PRODUCER, _version())
@@ -156,16 +144,7 @@ def _build_cuda(
     except BaseException:
         remove_graph(destination / GRAPH_FILE)
         raise
-    return GraphDescription(
-        dialect="cuda",
-        precision=precision,
-        layers=architecture.layers,
-        kv_heads=architecture.kv_heads,
-        head_dim=architecture.head_dim,
-        vocabulary=architecture.vocabulary,
-        max_context=context,
-        kv_dtype="float16",
-    )
+    return _description(architecture, "cuda", precision, context)
 
 
 def _native_graph(
@@ -177,19 +156,35 @@ def _native_graph(
     kv_dtype: KvDtype,
 ) -> "GraphWriter":
     """The graph in Fathom's operators, of weights that the stock graph stores."""
-    from fathom_export.decoder import native_dialect
+    from fathom_export.decoder import native_dialect, native_matrices
     from fathom_export.decoder.graph_writer import GraphWriter
 
     metadata = {"dialect": "native", "precision": precision}
     metadata |= {BLOCK_TOKENS: str(native_dialect.BLOCK_TOKENS), KV_DTYPE: kv_dtype}
     graph = GraphWriter(f"{architecture.model_type}_decoder", metadata, PRODUCER, _version())
-    form: native_dialect.MatrixForm = (
-        native_dialect.BlockwiseInt4(quantisation.block_size, quantisation.int4_method)
+    form: native_matrices.NativeMatrices = (
+        native_matrices.BlockwiseInt4(quantisation.block_size, quantisation.int4_method)
         if precision == "int4"
-        else native_dialect.ColumnwiseInt8()
+        else native_matrices.ColumnwiseInt8()
     )
     native_dialect.NativeDecoder(graph, architecture, weights, form, context, kv_dtype).write()
     return graph
+
+
+def _description(
+    architecture: DecoderArchitecture, dialect: DecoderDialect, precision: DecoderPrecision, context: int
+) -> GraphDescription:
+    """What engine.json says of the stock graph."""
+    return GraphDescription(
+        dialect=dialect,
+        precision=precision,
+        layers=architecture.layers,
+        kv_heads=architecture.kv_heads,
+        head_dim=architecture.head_dim,
+        vocabulary=architecture.vocabulary,
+        max_context=context,
+        kv_dtype="float16" if precision in ("fp16", "fp8") else "float32",
+    )
 
 
 def _refuse_head_sizes(architecture: DecoderArchitecture) -> None:
@@ -227,78 +222,3 @@ def _version() -> str:
         return version(PRODUCER)
     except PackageNotFoundError:  # run from a source tree that is not installed
         return "unknown"
-
-
-def _write_decoder(
-    graph: "GraphWriter",
-    architecture: DecoderArchitecture,
-    weights: "DecoderWeights",
-    projections: "Projections",
-    dialect: "Dialect",
-) -> None:
-    """The whole graph, in the operators of one dialect.
-
-    Only keys and values of every position are needed later, so from the last layer's attention on, only the positions
-    that get logits are computed.
-    """
-    import numpy as np
-    import onnx_ir as ir
-
-    from fathom_export.decoder.dialect import BATCH, LOGIT_ROWS, SEQUENCE
-    from fathom_export.decoder.projections import Rows
-
-    input_ids = graph.input(INPUT_IDS, ir.DataType.INT64, (BATCH, SEQUENCE))
-    logit_positions = graph.input(LOGIT_POSITIONS, ir.DataType.INT64, (BATCH, LOGIT_ROWS))
-    dialect.declare_inputs()
-    projections.begin_rows("rows", input_ids)
-    residual = projections.embed("embedding", weights.embedding(), input_ids)
-    if architecture.embedding_scale != 1:
-        factor = graph.constant("embedding.multiplier", np.array(architecture.embedding_scale, np.float32))
-        residual = graph.node("embedding.scaled", "Mul", residual, factor)
-    first = weights.attention_norm(0)
-    normed = residual if first is None else dialect.norm("layer.0.attention_norm", residual, first)
-    for layer in range(architecture.layers):
-        name = f"layer.{layer}"
-        is_last = layer == architecture.layers - 1
-        prepared = projections.prepare(f"{name}.attention.input", Rows(normed), architecture.hidden)
-        context = dialect.cached_attention(f"{name}.attention", layer, prepared)
-        if is_last:
-            projections.begin_rows("logit_rows", logit_positions)
-            context = graph.rows_at(f"{name}.attention.logit_rows", context, logit_positions)
-            residual = graph.rows_at(f"{name}.residual.logit_rows", residual, logit_positions)
-
-        output = f"{name}.attention.o_proj"
-        columns = architecture.heads * architecture.head_dim
-        prepared = projections.prepare(f"{output}.input", Rows(context), columns)
-        delta = projections.true_values(output, projections.apply(output, prepared, weights.attention_output(layer)))
-        residual, normed = dialect.next_input(
-            (f"{name}.attention_output_norm", weights.attention_output_norm(layer)),
-            (f"{name}.mlp_norm", weights.mlp_norm(layer)),
-            residual,
-            delta,
-        )
-
-        prepared = projections.prepare(f"{name}.mlp.input", Rows(normed), architecture.hidden)
-        gate_linear, up_linear = weights.gate_and_up(layer)
-        gate = projections.apply(f"{name}.mlp.gate_proj", prepared, gate_linear)
-        up = projections.apply(f"{name}.mlp.up_proj", prepared, up_linear)
-        activated = dialect.activation(f"{name}.mlp.activation", projections.true_values(f"{name}.mlp.gate_proj", gate))
-        gated = Rows(graph.node(f"{name}.mlp.gated", "Mul", activated, up.value), up.scale)
-        down = f"{name}.mlp.down_proj"
-        prepared = projections.prepare(f"{down}.input", gated, architecture.intermediate)
-        delta = projections.true_values(down, projections.apply(down, prepared, weights.down(layer)))
-        residual, normed = dialect.next_input(
-            (f"{name}.mlp_output_norm", weights.mlp_output_norm(layer)),
-            ("final_norm", weights.final_norm())
-            if is_last
-            else (f"layer.{layer + 1}.attention_norm", weights.attention_norm(layer + 1)),
-            residual,
-            delta,
-        )
-    logits = projections.lm_head("lm_head", weights.lm_head(), normed, logit_positions)
-    if architecture.logit_softcap is not None:
-        # the division by the cap is in the final norm's weights
-        bounded = graph.node("lm_head.bounded", "Tanh", logits)
-        cap = graph.constant("lm_head.cap", np.array(architecture.logit_softcap, np.float32))
-        logits = graph.node("lm_head.capped", "Mul", bounded, cap)
-    graph.output(logits, LOGITS, ir.DataType.FLOAT, (BATCH, LOGIT_ROWS, architecture.vocabulary))

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
-from fathom_export.decoder.dialect import BATCH, Dialect
+from fathom_export.decoder.dialect import BATCH, Dialect, split_query_key_value
 from fathom_export.decoder.graph_writer import MICROSOFT, Weight
 from fathom_export.decoder.projections import Rows
 from fathom_export.decoder.weights import side_by_side
@@ -92,15 +91,7 @@ class CpuDialect(Dialect):
         self, name: str, layer: int, packed: ir.Value, query_factor: float
     ) -> tuple[ir.Value, ir.Value, ir.Value]:
         form = self._architecture
-        sizes = np.array([form.heads, form.kv_heads, form.kv_heads], np.int64) * form.head_dim
-        query, key, value = self._graph.nodes(
-            f"{name}.split",
-            "Split",
-            packed,
-            self._graph.constant("shape.query_key_value", sizes),
-            outputs=(".query", ".key", ".value"),
-            axis=-1,
-        )
+        query, key, value = split_query_key_value(self._graph, form, name, packed)
         query_weight = self._weights.query_key_norm(layer, "q", query_factor)
         return (
             self._normed(f"{name}.q_norm", query, form.heads, query_weight),

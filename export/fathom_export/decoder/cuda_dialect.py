@@ -7,24 +7,21 @@ run can be captured as a CUDA graph. For the same reason the graph has no operat
 sizes from the host (Shape, Split, Concat, TopK): the choice of tokens is a graph of its own (``sampling_graph``).
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
 
 from fathom_export.decoder.architecture import DecoderArchitecture
-from fathom_export.decoder.dialect import NamedNorm
+from fathom_export.decoder.cuda_matrices import CudaMatrices, half
+from fathom_export.decoder.dialect import NamedNorm, capped_logits
 from fathom_export.decoder.graph_writer import MICROSOFT, GraphWriter, Weight
 from fathom_export.decoder.rope import Rope
 from fathom_export.decoder.rotary import rotary_tables
-from fathom_export.decoder.weights import DecoderWeights, Linear, Matrix, side_by_side
+from fathom_export.decoder.weights import DecoderWeights, Matrix, side_by_side
 from fathom_export.errors import UnsupportedArchitectureError
-from fathom_export.quantise.float16 import narrowed
-from fathom_export.quantise.fp8_blocks import BLOCK_INPUTS, Fp8BlockWeights
 from fathom_server.engine.settings import (
     ATTENTION_BOUNDS,
     BLOCK_TABLES,
@@ -51,55 +48,6 @@ _SINGLE: Final = ir.DataType.FLOAT
 _METADATA_PLACE: Final = 16
 
 
-def half(weight: Weight) -> Weight:
-    """A float32 weight in float16; reading one beyond float16's range raises CheckpointError."""
-    change = partial(narrowed, weight.name)
-    blocks = weight.blocks
-    return replace(
-        weight,
-        dtype=_HALF,
-        read=lambda: change(weight.read()),
-        blocks=None if blocks is None else lambda: map(change, blocks()),
-    )
-
-
-class MatrixForm(ABC):
-    """How the layers' matrices are stored; embedding and LM head are float16 in every form."""
-
-    @abstractmethod
-    def product(self, graph: GraphWriter, name: str, rows: ir.Value, linear: Linear) -> ir.Value:
-        """Float16 [rows, outputs] of float16 [rows, inputs]."""
-
-
-class HalfMatrices(MatrixForm):
-    """Float16 [outputs, inputs], as the checkpoint stores them."""
-
-    def product(self, graph: GraphWriter, name: str, rows: ir.Value, linear: Linear) -> ir.Value:
-        """See the base class."""
-        bias = None if linear.bias is None else graph.weight(half(linear.bias))
-        operands = (rows, graph.weight(half(linear.matrix.rows())), *(() if bias is None else (bias,)))
-        return graph.node(name, "Gemm", *operands, transB=1)
-
-
-class Fp8Matrices(MatrixForm):
-    """fp8 e4m3 with a scale for every 128 inputs; activations stay float16, so nothing is calibrated."""
-
-    def product(self, graph: GraphWriter, name: str, rows: ir.Value, linear: Linear) -> ir.Value:
-        """See the base class."""
-        stored = Fp8BlockWeights(linear.matrix.rows())
-        bias = () if linear.bias is None else (None, graph.weight(half(linear.bias)))
-        return graph.node(
-            name,
-            "MatMulBlockQuantizedFp8Weight",
-            rows,
-            graph.weight(stored.codes()),
-            graph.weight(stored.scales()),
-            *bias,
-            domain=MICROSOFT,
-            block_size=BLOCK_INPUTS,
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class _Places:
     """Where each sequence's rows and its part of the cache lie, as inputs of the graph."""
@@ -122,7 +70,7 @@ class CudaDecoder:
         graph: GraphWriter,
         architecture: DecoderArchitecture,
         weights: DecoderWeights,
-        form: MatrixForm,
+        form: CudaMatrices,
         max_context: int,
     ) -> None:
         self._graph = graph
@@ -174,11 +122,7 @@ class CudaDecoder:
         head = graph.weight(half(weights.lm_head().rows()))
         narrow = graph.node("lm_head.float16", "Gemm", normed, head, transB=1)
         logits = graph.node("lm_head", "Cast", narrow, to=_SINGLE)
-        if form.logit_softcap is not None:
-            # the division by the cap is in the final norm's weights
-            bounded = graph.node("lm_head.bounded", "Tanh", logits)
-            cap = graph.constant("lm_head.cap", np.array(form.logit_softcap, np.float32))
-            logits = graph.node("lm_head.capped", "Mul", bounded, cap)
+        logits = capped_logits(graph, form, logits)
         graph.output(logits, LOGITS, _SINGLE, ("logit_rows", form.vocabulary))
 
     def _embed(self, matrix: Matrix, input_ids: ir.Value) -> ir.Value:

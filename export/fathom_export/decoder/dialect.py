@@ -136,3 +136,38 @@ def rotary_constants(graph: GraphWriter, architecture: DecoderArchitecture, max_
             cosines, sines = rotary_tables(form.rope, max_context)
             constants[form.rope] = graph.constant(f"{name}.cosines", cosines), graph.constant(f"{name}.sines", sines)
     return constants
+
+
+def scaled_embedding(graph: GraphWriter, architecture: DecoderArchitecture, residual: ir.Value) -> ir.Value:
+    """The residual's beginning, multiplied where the model scales its embeddings."""
+    if architecture.embedding_scale == 1:
+        return residual
+    factor = graph.constant("embedding.multiplier", np.array(architecture.embedding_scale, np.float32))
+    return graph.node("embedding.scaled", "Mul", residual, factor)
+
+
+def capped_logits(graph: GraphWriter, architecture: DecoderArchitecture, logits: ir.Value) -> ir.Value:
+    """Logits float32 under the model's soft cap, if it has one: tanh(logits) × cap.
+
+    The division by the cap is in the final norm's weights.
+    """
+    if architecture.logit_softcap is None:
+        return logits
+    bounded = graph.node("lm_head.bounded", "Tanh", logits)
+    cap = graph.constant("lm_head.cap", np.array(architecture.logit_softcap, np.float32))
+    return graph.node("lm_head.capped", "Mul", bounded, cap)
+
+
+def split_query_key_value(
+    graph: GraphWriter, architecture: DecoderArchitecture, name: str, packed: ir.Value
+) -> tuple[ir.Value, ...]:
+    """Query, key and value of the product that computes them side by side."""
+    sizes = np.array([architecture.heads, architecture.kv_heads, architecture.kv_heads], np.int64)
+    return graph.nodes(
+        f"{name}.split",
+        "Split",
+        packed,
+        graph.constant("shape.query_key_value", sizes * architecture.head_dim),
+        outputs=(".query", ".key", ".value"),
+        axis=-1,
+    )

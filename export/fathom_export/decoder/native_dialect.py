@@ -5,18 +5,16 @@ the last part of the model gave to the residual, normalises, quantises, multipli
 queries and keys, writes the cache and attends. Weights are those of ``CpuDialect``'s graph, under the same names.
 """
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
 import onnx_ir as ir
 
 from fathom_export.decoder.architecture import DecoderArchitecture
-from fathom_export.decoder.dialect import rotary_constants
+from fathom_export.decoder.dialect import capped_logits, rotary_constants, scaled_embedding, split_query_key_value
 from fathom_export.decoder.graph_writer import GraphWriter, Weight
-from fathom_export.decoder.weights import DecoderWeights, Linear, Matrix, side_by_side
-from fathom_export.quantise.block_weights import BlockSolution, BlockWeights, Solver
+from fathom_export.decoder.native_matrices import NativeMatrices, QuantisedMatrix
+from fathom_export.decoder.weights import DecoderWeights, Linear, side_by_side
 from fathom_server.engine.settings import (
     BLOCK_TABLES,
     INPUT_IDS,
@@ -32,113 +30,6 @@ FATHOM: Final = "fathom"
 """The domain of Fathom's operators."""
 BLOCK_TOKENS: Final = 32
 """Tokens of one block of the cache."""
-
-_EMBEDDING_ZERO_POINT: Final = 128
-
-
-@dataclass(frozen=True, slots=True)
-class QuantisedMatrix:
-    """A matrix as ``Linear`` reads it.
-
-    ``block_size`` 0: ``weight`` int8 [inputs, outputs] with one scale a column. Else MatMulNBits' layout of ``bits``.
-    """
-
-    weight: Weight
-    scale: Weight
-    zero_points: Weight | None
-    bits: int
-    block_size: int
-    inputs: int
-    outputs: int
-
-
-class MatrixForm(ABC):
-    """The form that a precision's matrices and embeddings have in the stock graph."""
-
-    @abstractmethod
-    def matrix(self, matrix: Matrix) -> QuantisedMatrix:
-        """The weights of a linear layer."""
-
-    @abstractmethod
-    def lm_head(self, matrix: Matrix) -> QuantisedMatrix:
-        """The weights of the projection to logits."""
-
-    @abstractmethod
-    def embed(self, graph: GraphWriter, matrix: Matrix, input_ids: ir.Value) -> ir.Value:
-        """The embeddings of ids int64 [rows]: float32 [rows, hidden]."""
-
-
-class ColumnwiseInt8(MatrixForm):
-    """Signed 8-bit weights with one scale a column, as ``RowwiseInt8Projections`` has them."""
-
-    def matrix(self, matrix: Matrix) -> QuantisedMatrix:
-        """See the base class."""
-        return QuantisedMatrix(
-            matrix.int8_columns(), matrix.int8_scales(), None, 8, 0, inputs=matrix.inputs, outputs=matrix.outputs
-        )
-
-    def lm_head(self, matrix: Matrix) -> QuantisedMatrix:
-        """See the base class."""
-        return self.matrix(matrix)
-
-    def embed(self, graph: GraphWriter, matrix: Matrix, input_ids: ir.Value) -> ir.Value:
-        """See the base class. A row of the embedding is int8 over a scale of its own."""
-        steps = graph.node("embedding.int8", "Gather", graph.weight(matrix.int8_rows()), input_ids, axis=0)
-        scales = graph.node("embedding.scale", "Gather", graph.weight(matrix.int8_scales()), input_ids, axis=0)
-        column = graph.node("embedding.scale_column", "Unsqueeze", scales, _axis(graph, 1))
-        values = graph.node("embedding.float32", "Cast", steps, to=ir.DataType.FLOAT)
-        return graph.node("embedding", "Mul", values, column)
-
-
-class BlockwiseInt4(MatrixForm):
-    """Weights in blocks of 4 bits, embedding and LM head in blocks of 8, as ``BlockInt4Projections`` has them."""
-
-    def __init__(self, block_size: int, solver: Solver) -> None:
-        self._block_size = block_size
-        self._solver = solver
-        self._solution = BlockSolution()
-
-    def matrix(self, matrix: Matrix) -> QuantisedMatrix:
-        """See the base class."""
-        return self._quantised(BlockWeights(matrix.rows(), self._block_size, 4, self._solver, self._solution))
-
-    def lm_head(self, matrix: Matrix) -> QuantisedMatrix:
-        """See the base class."""
-        return self._quantised(self._eight_bits(matrix))
-
-    def embed(self, graph: GraphWriter, matrix: Matrix, input_ids: ir.Value) -> ir.Value:
-        """See the base class. A row of the embedding is a run of blocks, [blocks, block_size]."""
-        weights = self._eight_bits(matrix)
-        codes = graph.node("embedding.codes", "Gather", graph.weight(weights.codes()), input_ids, axis=0)
-        scales = graph.node("embedding.scales", "Gather", graph.weight(weights.scales()), input_ids, axis=0)
-        column = graph.node("embedding.scale_column", "Unsqueeze", scales, _axis(graph, 2))
-        values = graph.node("embedding.float32", "Cast", codes, to=ir.DataType.FLOAT)
-        middle = graph.constant("embedding.middle", np.array(_EMBEDDING_ZERO_POINT, np.float32))
-        steps = graph.node("embedding.steps", "Sub", values, middle)
-        blocks = graph.node("embedding.blocks", "Mul", steps, column)
-        flat = graph.constant("embedding.flat_shape", np.array([0, -1], np.int64))
-        padded = graph.node("embedding.padded", "Reshape", blocks, flat)
-        if weights.padding == 0:
-            return padded
-        begin, end = (
-            graph.constant(f"embedding.{name}", np.array([number], np.int64))
-            for name, number in (("begin", 0), ("end", matrix.inputs))
-        )
-        return graph.node("embedding", "Slice", padded, begin, end, _axis(graph, 1))
-
-    def _eight_bits(self, matrix: Matrix) -> BlockWeights:
-        return BlockWeights(matrix.rows(), self._block_size, 8, "rtn", self._solution)
-
-    def _quantised(self, blocks: BlockWeights) -> QuantisedMatrix:
-        return QuantisedMatrix(
-            blocks.codes(),
-            blocks.scales(),
-            blocks.zero_points(),
-            blocks.bits,
-            self._block_size,
-            inputs=blocks.inputs,
-            outputs=blocks.outputs,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +48,7 @@ class NativeDecoder:
         graph: GraphWriter,
         architecture: DecoderArchitecture,
         weights: DecoderWeights,
-        form: MatrixForm,
+        form: NativeMatrices,
         max_context: int,
         kv_dtype: KvDtype,
     ) -> None:
@@ -179,10 +70,7 @@ class NativeDecoder:
         logit_rows = graph.input(LOGIT_ROWS, ir.DataType.INT64, ("logit_rows",))
         places = self._declare_cache()
         residual = self._form.embed(graph, weights.embedding(), input_ids)
-        if form.embedding_scale != 1:
-            factor = graph.constant("embedding.multiplier", np.array(form.embedding_scale, np.float32))
-            residual = graph.node("embedding.scaled", "Mul", residual, factor)
-        stream = _Stream(residual)
+        stream = _Stream(scaled_embedding(graph, form, residual))
         for layer in range(form.layers):
             name = f"layer.{layer}"
             linear = side_by_side(f"model.layers.{layer}.self_attn.qkv_proj", *self._query_key_value(layer))
@@ -199,11 +87,7 @@ class NativeDecoder:
             stream = self._add(f"{name}.mlp_output_norm", stream, output, weights.mlp_output_norm(layer))
         head = self._form.lm_head(weights.lm_head())
         logits, _ = self._product("lm_head", stream, head, None, weights.final_norm(), keep_residual=False)
-        if form.logit_softcap is not None:
-            # the division by the cap is in the final norm's weights
-            bounded = graph.node("lm_head.bounded", "Tanh", logits)
-            cap = graph.constant("lm_head.cap", np.array(form.logit_softcap, np.float32))
-            logits = graph.node("lm_head.capped", "Mul", bounded, cap)
+        logits = capped_logits(graph, form, logits)
         graph.output(logits, LOGITS, ir.DataType.FLOAT, ("logit_rows", form.vocabulary))
 
     def _declare_cache(self) -> tuple[ir.Value, ...]:
@@ -255,15 +139,7 @@ class NativeDecoder:
     def _normed_projections(self, name: str, packed: ir.Value, query_norm: Weight, key_norm: Weight) -> ir.Value:
         """Query and key normalised over all heads together."""
         form, graph = self._architecture, self._graph
-        sizes = np.array([form.heads, form.kv_heads, form.kv_heads], np.int64) * form.head_dim
-        query, key, value = graph.nodes(
-            f"{name}.split",
-            "Split",
-            packed,
-            graph.constant("shape.query_key_value", sizes),
-            outputs=(".query", ".key", ".value"),
-            axis=-1,
-        )
+        query, key, value = split_query_key_value(graph, form, name, packed)
         query = self._norm(f"{name}.q_norm", query, query_norm)
         key = self._norm(f"{name}.k_norm", key, key_norm)
         return graph.node(f"{name}.normed", "Concat", query, key, value, axis=-1)
@@ -329,10 +205,6 @@ class NativeDecoder:
     def _norm(self, name: str, value: ir.Value, weight: Weight) -> ir.Value:
         epsilon = self._architecture.norm_epsilon
         return self._graph.node(name, "RMSNormalization", value, self._graph.weight(weight), axis=-1, epsilon=epsilon)
-
-
-def _axis(graph: GraphWriter, axis: int) -> ir.Value:
-    return graph.constant(f"axis.{axis}", np.array([axis], np.int64))
 
 
 def _without_trailing_none(*values: Any) -> tuple[Any, ...]:

@@ -11,28 +11,29 @@ import numpy.typing as npt
 
 from fathom_export.decoder import build_decoder
 from fathom_export.errors import ExportError
-from fathom_export.quality import layers as layer_errors
 from fathom_export.quality.accuracy import task_accuracy
 from fathom_export.quality.answers import Question, answer_all
 from fathom_export.quality.card import LogitComparison, Measured, QualityCard, TokenParity, now
 from fathom_export.quality.decoder_graph import DecoderGraph, FlatGraph, session_options
+from fathom_export.quality.decoder_layers import compare_decoder_layers
 from fathom_export.quality.held_out import HeldOutRow, find_held_out, read_held_out, spread
+from fathom_export.quality.layers import LayerError
 from fathom_export.quality.memory import JudgingPlan, available_bytes
 from fathom_export.quality.picture import DIVERGENCES
+from fathom_export.quality.sizes import graph_bytes, weight_bytes
 from fathom_export.quality.source_decoder import SourceDecoder, has_torch
 from fathom_export.quality.statistics import LogitStatistics
 from fathom_export.quality.text import EvaluationText, Passage, file_text, generated_text, held_out_text
 from fathom_export.spec import GenerateSpec
 from fathom_server.engine.runner.load import served_graph
 from fathom_server.engine.sampling_parameters import SamplingParameters
-from fathom_server.engine.settings import GRAPH_FILE, LOGITS, NATIVE_GRAPH_FILE, EngineSettings, GraphDescription
+from fathom_server.engine.settings import GRAPH_FILE, NATIVE_GRAPH_FILE, EngineSettings
 from fathom_server.text.tokenizer import TextTokenizer
 
 _TIE: Final = 5e-5
 """Two logits whose difference is less than this share of the largest magnitude are equal up to float32 rounding."""
 _SERIES_POINTS: Final = 400
 _LOGITS_BYTES: Final = 256 << 20
-_LM_HEAD: Final = "lm_head"
 _REFERENCE_FOLDER: Final = "fp32-reference"
 
 
@@ -276,7 +277,7 @@ class DecoderJudge:
                 ties += 1
         return TokenParity(reference.description, len(prompts), length, exact, ties, matching)
 
-    def _layer_errors(self, own: _Reference | None, passages: Sequence[Passage]) -> list[layer_errors.LayerError]:
+    def _layer_errors(self, own: _Reference | None, passages: Sequence[Passage]) -> list[LayerError]:
         if own is None or own.folder is None or self._settings.graph.dialect == "cuda":
             return []
         description = EngineSettings.load(own.folder).graph
@@ -286,51 +287,6 @@ class DecoderJudge:
         if not errors:
             self._notes.append("layers, for the graph's inner tensors are not those of the fp32 graph")
         return errors
-
-
-def compare_decoder_layers(
-    paths: tuple[Path, Path],
-    reference: GraphDescription,
-    tested: GraphDescription,
-    options: Mapping[str, str],
-    texts: Sequence[Sequence[int]],
-) -> list[layer_errors.LayerError]:
-    """Each layer's error of the second graph, given the first's inner tensors; empty where they share no names."""
-    import onnx
-
-    reference_path, tested_path = paths
-    ours, theirs = (
-        layer_errors.stream_points(onnx.load(path, load_external_data=False).graph, LOGITS, _LM_HEAD) for path in paths
-    )
-    points = layer_errors.common_points(ours, theirs)
-    if len(points) < 2:
-        return []
-    reference_graph = DecoderGraph(
-        reference_path.parent, reference, {}, content=layer_errors.exposed(reference_path, points)
-    )
-    whole = DecoderGraph(tested_path.parent, tested, options, content=layer_errors.exposed(tested_path, points))
-    types = whole.output_types()
-    content = layer_errors.cut(tested_path, points, types)
-    isolated = DecoderGraph(tested_path.parent, tested, options, content=content)
-    comparison = layer_errors.LayerComparison(points, types)
-    for text in texts:
-        runs = (_on(graph, text) for graph in (reference_graph, whole, isolated))
-        comparison.add(*runs)
-    return comparison.errors()
-
-
-def weight_bytes(source: Path) -> int:
-    """Bytes of a checkpoint's safetensors."""
-    return sum(path.stat().st_size for path in source.rglob("*.safetensors"))
-
-
-def graph_bytes(version: Path) -> int:
-    """Bytes of a graph and its weights."""
-    return sum(path.stat().st_size for path in version.glob(f"{GRAPH_FILE}*"))
-
-
-def _on(graph: DecoderGraph, text: Sequence[int]) -> layer_errors.RunGraph:
-    return lambda outputs, given: graph.run(text, range(len(text)), outputs, given)
 
 
 def _is_tie(model: LogitModel, token_ids: Sequence[int]) -> bool:

@@ -64,7 +64,7 @@ def _judge(
 
 
 def _not_measured(spec: BuiltSpec, source: Path, version: Path, reason: str) -> QualityCard:
-    from fathom_export.quality.decoder_judge import graph_bytes, weight_bytes
+    from fathom_export.quality.sizes import graph_bytes, weight_bytes
 
     return QualityCard(
         model=spec.name,

@@ -1,28 +1,27 @@
 """The loop: requests in, pieces of answers out, one step after another on a thread of its own."""
 
 import contextlib
-import heapq
 import logging
 import threading
 import time
 from array import array
 from collections.abc import Sequence as Ids
-from dataclasses import dataclass
 from typing import Final
 
-from fathom_server.engine.answer_length import checked_max_tokens
-from fathom_server.engine.answer_text import AnswerText
 from fathom_server.engine.best_of import AnswerSelection
-from fathom_server.engine.block_pool import ROOT, BlockPool
+from fathom_server.engine.block_pool import BlockPool
+from fathom_server.engine.deadlines import Deadlines
 from fathom_server.engine.grammar import GrammarCompiler
+from fathom_server.engine.inbox import Inbox
 from fathom_server.engine.lanes import MAIN, Lanes
-from fathom_server.engine.metrics import EngineMetrics
-from fathom_server.engine.request import NO_DEADLINE, AnswerSink, Piece, Request
+from fathom_server.engine.metrics import EngineLoad, EngineMetrics
+from fathom_server.engine.model_bounds import ModelBounds
+from fathom_server.engine.request import NO_DEADLINE, AnswerSink, Request
 from fathom_server.engine.runner.base import LanedRunner, Runner, StepRow
-from fathom_server.engine.sampler import SequenceSampler
 from fathom_server.engine.sampling_parameters import SamplingParameters
 from fathom_server.engine.scheduler import Scheduler
 from fathom_server.engine.sequence import Sequence
+from fathom_server.engine.sequence_factory import SequenceFactory
 from fathom_server.engine.settings import EngineSettings
 from fathom_server.engine.speculator import Speculator
 from fathom_server.engine.stepper import PlannedStep, Progress, Stepper
@@ -32,26 +31,12 @@ from fathom_server.errors import (
     DeadlineError,
     EngineFailureError,
     InvalidRequestError,
-    QueueFullError,
     RequestError,
     ShuttingDownError,
 )
-from fathom_server.text.detokenizer import DetokenizerFactory
 from fathom_server.text.tokenizer import TextTokenizer
 
 logger: Final = logging.getLogger("fathom.engine")
-
-
-@dataclass(frozen=True, slots=True)
-class EngineLoad:
-    """How busy the engine is: requests that run and that wait, and the share of the cache's blocks that is held.
-
-    None where nobody knows.
-    """
-
-    running: int
-    waiting: int
-    cache_usage: float | None = 0.0
 
 
 class Engine:
@@ -68,27 +53,20 @@ class Engine:
         speculator: Speculator | None = None,
     ) -> None:
         self._runner = runner
-        self._limits = settings.limits
-        self._vocabulary = settings.graph.vocabulary
-        self._eos_token_ids = frozenset(settings.eos_token_ids)
-        self._tokenizer = tokenizer
-        self._detokenizers = DetokenizerFactory(tokenizer.tokenizer)
-        self._grammars = GrammarCompiler(tokenizer, self._vocabulary, self._eos_token_ids)
+        self._limits = limits = settings.limits
+        vocabulary, eos_token_ids = settings.graph.vocabulary, frozenset(settings.eos_token_ids)
+        context = min(limits.max_context, runner.geometry.blocks * runner.geometry.block_tokens)
+        self._bounds = ModelBounds(context, limits.default_max_tokens, vocabulary)
+        self._grammars = GrammarCompiler(tokenizer, vocabulary, eos_token_ids)
+        self._sequences = SequenceFactory(tokenizer, vocabulary, eos_token_ids)
         self._pool = BlockPool(runner.geometry)
         self._lanes = Lanes(runner.lanes if isinstance(runner, LanedRunner) else (settings.graph.precision,))
         self.metrics = EngineMetrics(by_precision=dict.fromkeys(self._lanes.names, 0))
-        self._scheduler = Scheduler(
-            self._pool, settings.limits.max_batch, settings.limits.prefill_chunk, self._new_sequences
-        )
+        self._scheduler = Scheduler(self._pool, limits.max_batch, limits.prefill_chunk, self._new_sequences)
         self._stepper = Stepper(runner, self._scheduler, speculator, self.metrics)
         self._selections: dict[Request, AnswerSelection] = {}
-        self._changed = threading.Condition()
-        self._inbox: list[Request] = []
-        self._cancelled: list[Request] = []
-        self._deadlines: list[tuple[float, int, Request]] = []
-        self._arrivals = 0
-        self._unfinished = 0
-        self._stopping = False
+        self._inbox = Inbox(limits.max_batch, limits.max_queue)
+        self._deadlines = Deadlines()
         self._thread = threading.Thread(target=self._run, name="fathom-engine", daemon=True)
 
     def start(self) -> None:
@@ -104,9 +82,7 @@ class Engine:
 
     def stop(self) -> None:
         """End at once; what has not been answered fails with ShuttingDownError. Returns when the thread has ended."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify()
+        self._inbox.close()
         if self._thread.is_alive():
             self._thread.join()
         self._stepper.close()
@@ -144,7 +120,7 @@ class Engine:
         Raises InvalidRequestError for what the model cannot take, QueueFullError when ``max_queue`` requests wait, and
         ShuttingDownError after ``stop``.
         """
-        max_tokens = self._checked_max_tokens(prompt_ids, sampling)
+        max_tokens = self._bounds.checked_max_tokens(prompt_ids, sampling)
         lane = self._lanes.pinned(precision)
         grammar = None if sampling.structured_outputs is None else self._grammars.compile(sampling.structured_outputs)
         now = time.monotonic()
@@ -164,70 +140,35 @@ class Engine:
             grammar=grammar,
             created=now,
         )
-        with self._changed:
-            if self._stopping:
-                raise ShuttingDownError("the server is shutting down; send the request to another")
-            if self._unfinished >= self._limits.max_batch + self._limits.max_queue:
-                raise QueueFullError(
-                    f"the queue is full ({self._limits.max_batch} requests run, {self._limits.max_queue} wait); "
-                    "try again later"
-                )
-            self._unfinished += 1
-            self._arrivals += 1
-            request.arrival = self._arrivals
-            self._inbox.append(request)
-            self._changed.notify()
+        self._inbox.put(request)
         return request
 
     def cancel(self, request: Request) -> None:
         """Drop a request before the next step; its sink gets CancelledRequestError. Nothing happens if it has ended."""
-        with self._changed:
-            request.cancelled = True
-            self._cancelled.append(request)
-            self._changed.notify()
+        self._inbox.cancel(request)
 
     def load(self) -> EngineLoad:
         """How busy the engine is now."""
-        with self._changed:
-            running = len({id(sequence.request) for sequence in tuple(self._scheduler.running)})
-            usage = self._pool.held / self._pool.geometry.blocks
-            return EngineLoad(running, max(0, self._unfinished - running), usage)
-
-    def _checked_max_tokens(self, prompt_ids: Ids[int], sampling: SamplingParameters) -> int:
-        context = min(self._limits.max_context, self._pool.geometry.blocks * self._pool.geometry.block_tokens)
-        max_tokens = checked_max_tokens(len(prompt_ids), sampling, context, self._limits.default_max_tokens)
-        if min(prompt_ids) < 0 or max(prompt_ids) >= self._vocabulary:
-            stranger = next(token for token in prompt_ids if not 0 <= token < self._vocabulary)
-            raise InvalidRequestError(
-                f"input_ids holds {stranger}; the vocabulary has the ids 0 to {self._vocabulary - 1}"
-            )
-        sampling.check_vocabulary(self._vocabulary)
-        return max_tokens
+        running = len({id(sequence.request) for sequence in tuple(self._scheduler.running)})
+        usage = self._pool.held / self._pool.geometry.blocks
+        return EngineLoad(running, max(0, self._inbox.under_way - running), usage)
 
     # ---- the engine's thread ----
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                while not (self._stopping or self._inbox or self._cancelled or self._scheduler.has_work):
-                    self._changed.wait()
-                if self._stopping:
-                    break
-                arrived, self._inbox = self._inbox, []
-                cancelled, self._cancelled = self._cancelled, []
+        while (news := self._inbox.take(waits=not self._scheduler.has_work)) is not None:
+            arrived, cancelled = news
             for request in arrived:
                 self._receive(request)
             self._drop_leavers(cancelled)
             self._step()
         gone = ShuttingDownError("the server is shutting down; the answer is not complete")
-        for request in [*self._scheduler.requests(), *self._inbox]:
+        for request in [*self._scheduler.requests(), *self._inbox.left_over()]:
             request.sink.on_error(gone)
 
     def _receive(self, request: Request) -> None:
         self._scheduler.waiting.push(request)
-        for deadline in (request.deadline, request.queue_deadline):
-            if deadline < NO_DEADLINE:
-                heapq.heappush(self._deadlines, (deadline, request.arrival, request))
+        self._deadlines.add(request)
         self._selections[request] = AnswerSelection(request)
 
     def _drop_leavers(self, cancelled: list[Request]) -> None:
@@ -235,8 +176,7 @@ class Engine:
             if request in self._selections:
                 self._fail(request, CancelledRequestError("the caller left"), "cancelled")
         now = time.monotonic()
-        while self._deadlines and self._deadlines[0][0] <= now:
-            _, _, request = heapq.heappop(self._deadlines)
+        for request in self._deadlines.passed(now):
             reason = request.late_reason(now)
             if request in self._selections and reason is not None:
                 self._fail(request, DeadlineError(reason), "deadline")
@@ -272,10 +212,7 @@ class Engine:
             request = row.sequence.request
             if request.admitted is None:
                 request.admitted = now
-                self.metrics.queue.observe(now - request.created)
-                self.metrics.prompt_tokens += len(request.prompt_ids)
-                self.metrics.prefix_queries += len(request.prompt_ids)
-                self.metrics.prefix_hits += row.sequence.cached
+                self.metrics.count_admission(now - request.created, len(request.prompt_ids), row.sequence.cached)
 
     def _give(self, progress: Progress) -> None:
         sequence, request = progress.sequence, progress.sequence.request
@@ -297,16 +234,7 @@ class Engine:
             self._stepper.forget(sequence)
             self.metrics.count_end(progress.finish_reason)
         is_last = all(one.ended for one in request.sequences)
-        piece = Piece(
-            sequence=sequence.index,
-            text=progress.text,
-            token_ids=tuple(progress.token_ids),
-            finish_reason=progress.finish_reason,
-            choices=tuple(progress.choices) if request.sampling.wants_logprobs else (),
-            prompt_choices=tuple(sequence.prompt_choices) if is_first else (),
-            cached_tokens=sequence.cached if is_first else 0,
-            is_last=is_last,
-        )
+        piece = progress.piece(is_first=is_first, is_last=is_last)
         selection = self._selections[request]
         if is_last:
             self._note_end(request)
@@ -322,17 +250,13 @@ class Engine:
 
     def _note_first_token(self, request: Request) -> None:
         request.first_token = now = time.monotonic()
-        self.metrics.by_precision[self._lanes.names[request.sequences[0].lane]] += 1
-        self.metrics.time_to_first_token.observe(now - request.created)
-        self.metrics.prefill.observe(now - (request.admitted or request.created))
+        precision = self._lanes.names[request.sequences[0].lane]
+        self.metrics.count_first_token(now - request.created, now - (request.admitted or request.created), precision)
 
     def _note_end(self, request: Request) -> None:
         now, first = time.monotonic(), request.first_token or request.created
-        self.metrics.end_to_end.observe(now - request.created)
-        self.metrics.decode.observe(now - first)
         tokens = max(sequence.generated for sequence in request.sequences)
-        if tokens > 1:
-            self.metrics.inter_token.observe((now - first) / (tokens - 1))
+        self.metrics.count_answered(now - request.created, now - first, tokens)
 
     def _fail_step(self, requests: list[Request], kind: str) -> None:
         """An exception in a step ends the requests in it, not the engine."""
@@ -356,38 +280,12 @@ class Engine:
                 self._scheduler.remove(sequence)
                 self._stepper.forget(sequence)
         del self._selections[request]
-        with self._changed:
-            self._unfinished -= 1
+        self._inbox.leave()
         self.metrics.preemptions = self._scheduler.preemptions
 
     def _new_sequences(self, request: Request) -> list[Sequence]:
-        sampling = request.sampling
         lane = request.lane
         if lane is None:
             running = [one.lane for one in (*self._scheduler.running, *self._scheduler.resumable)]
             lane = self._lanes.choose(running, len(self._scheduler.waiting))
-        return [
-            Sequence(
-                request=request,
-                index=index,
-                lane=lane,
-                node=ROOT - lane,
-                token_ids=list(request.prompt_ids),
-                sampler=SequenceSampler(
-                    sampling,
-                    request.prompt_ids,
-                    self._vocabulary,
-                    self._eos_token_ids,
-                    index,
-                    request.bad_word_ids,
-                ),
-                text=AnswerText(
-                    sampling,
-                    self._detokenizers.new(skip_special_tokens=sampling.skip_special_tokens),
-                    self._eos_token_ids,
-                    request.max_tokens,
-                ),
-                matcher=None if request.grammar is None else request.grammar.matcher(),
-            )
-            for index in range(sampling.sequences)
-        ]
+        return self._sequences.new(request, lane)

@@ -28,6 +28,18 @@ class Histogram:
         return totals
 
 
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """How busy the engine is: requests that run and that wait, and the share of the cache's blocks that is held.
+
+    None where nobody knows.
+    """
+
+    running: int
+    waiting: int
+    cache_usage: float | None = 0.0
+
+
 @dataclass(slots=True)
 class EngineMetrics:
     """Counters and histograms since the engine's start; times in seconds, one value a request.
@@ -56,6 +68,26 @@ class EngineMetrics:
     steps: dict[str, Histogram] = field(
         default_factory=lambda: {kind: Histogram() for kind in ("prefill", "decode", "mixed")}
     )
+
+    def count_admission(self, waited_s: float, prompt_tokens: int, cached_tokens: int) -> None:
+        """Count a request whose turn has come, and how much of its prompt stood in the cache."""
+        self.queue.observe(waited_s)
+        self.prompt_tokens += prompt_tokens
+        self.prefix_queries += prompt_tokens
+        self.prefix_hits += cached_tokens
+
+    def count_first_token(self, since_created_s: float, since_admitted_s: float, precision: str) -> None:
+        """Count a request whose answer has begun, by the weights that compute it."""
+        self.by_precision[precision] += 1
+        self.time_to_first_token.observe(since_created_s)
+        self.prefill.observe(since_admitted_s)
+
+    def count_answered(self, since_created_s: float, since_first_token_s: float, tokens: int) -> None:
+        """Count a request whose answers have all ended; ``tokens`` are those of the longest."""
+        self.end_to_end.observe(since_created_s)
+        self.decode.observe(since_first_token_s)
+        if tokens > 1:
+            self.inter_token.observe(since_first_token_s / (tokens - 1))
 
     def count_end(self, reason: str) -> None:
         """Count an answer, or a request that failed, by the reason of its end."""

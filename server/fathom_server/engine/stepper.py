@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from fathom_server.engine.grammar import MaskPool
 from fathom_server.engine.metrics import EngineMetrics
+from fathom_server.engine.request import Piece
 from fathom_server.engine.runner.base import ReducingRunner, Runner, StepRow
 from fathom_server.engine.sampler import Choice, prompt_logprobs, sample
 from fathom_server.engine.scheduler import ScheduledRow, Scheduler
@@ -27,6 +28,20 @@ class Progress:
     text: str = ""
     finish_reason: str | None = None
     broken: bool = False
+
+    def piece(self, *, is_first: bool, is_last: bool) -> Piece:
+        """What of it the caller is told; ``is_first`` of its answer, ``is_last`` of its request."""
+        sequence = self.sequence
+        return Piece(
+            sequence=sequence.index,
+            text=self.text,
+            token_ids=tuple(self.token_ids),
+            finish_reason=self.finish_reason,
+            choices=tuple(self.choices) if sequence.sampling.wants_logprobs else (),
+            prompt_choices=tuple(sequence.prompt_choices) if is_first else (),
+            cached_tokens=sequence.cached if is_first else 0,
+            is_last=is_last,
+        )
 
 
 @dataclass(frozen=True, slots=True)

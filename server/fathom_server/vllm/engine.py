@@ -15,8 +15,7 @@ import numpy.typing as npt
 
 from fathom_client import protocol
 from fathom_server.engine.answer_length import checked_max_tokens
-from fathom_server.engine.engine import EngineLoad
-from fathom_server.engine.metrics import EngineMetrics
+from fathom_server.engine.metrics import EngineLoad, EngineMetrics
 from fathom_server.engine.request import AnswerSink, Piece, Request
 from fathom_server.engine.sampling_parameters import SamplingParameters
 from fathom_server.errors import (
@@ -243,11 +242,7 @@ class VllmEngine:
 
     def _note_end(self, call: _Call, now: float) -> None:
         first = call.request.first_token or now
-        self.metrics.end_to_end.observe(now - call.request.created)
-        self.metrics.decode.observe(now - first)
-        tokens = max(call.tokens.values())
-        if tokens > 1:
-            self.metrics.inter_token.observe((now - first) / (tokens - 1))
+        self.metrics.count_answered(now - call.request.created, now - first, max(call.tokens.values()))
 
     def _fail(self, request: Request, error: RequestError, reason: str) -> None:
         """End a request that has not ended, and have vLLM drop it."""

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from fathom_export.errors import ExportError, QualityError, SourceError
 from fathom_export.export_model import Outcome, export_model
 from fathom_export.quality import decoder_judge
-from fathom_export.quality.decoder_judge import compare_decoder_layers
+from fathom_export.quality.decoder_layers import compare_decoder_layers
 from fathom_export.spec import GenerateSpec
 from fathom_export.spec.model_spec import EmbedSpec, ModelSpec
 from fathom_export.spec.quality import DecoderQuality, EncoderQuality

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from tests.server.engine.conftest import Answer
 
-from fathom_server.engine.engine import Engine, EngineLoad
+from fathom_server.engine.engine import Engine
+from fathom_server.engine.metrics import EngineLoad
 from fathom_server.engine.sampling_parameters import SamplingParameters
 from fathom_server.errors import (
     CancelledRequestError,

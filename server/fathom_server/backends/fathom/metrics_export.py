@@ -13,8 +13,7 @@ import triton_python_backend_utils as pb_utils
 
 from fathom_client import metric_names as names
 from fathom_server.backends.fathom.served_engine import ServedEngine
-from fathom_server.engine.engine import EngineLoad
-from fathom_server.engine.metrics import EngineMetrics, Histogram
+from fathom_server.engine.metrics import EngineLoad, EngineMetrics, Histogram
 
 INTERVAL_S: Final = 0.5
 

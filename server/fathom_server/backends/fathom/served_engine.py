@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from fathom_server.engine.engine import Engine, EngineLoad
-from fathom_server.engine.metrics import EngineMetrics
+from fathom_server.engine.engine import Engine
+from fathom_server.engine.metrics import EngineLoad, EngineMetrics
 from fathom_server.engine.request import AnswerSink, Request
 from fathom_server.engine.sampling_parameters import SamplingParameters
 from fathom_server.engine.settings import EngineSettings

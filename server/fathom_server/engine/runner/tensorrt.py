@@ -1,7 +1,6 @@
 """A decoder's TensorRT plan: prefill and decode over one stream, the cache aliased in place, decode steps as graphs."""
 
 import logging
-import mmap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,31 +15,22 @@ from fathom_server.engine.plan_passport import (
     PLAN_PASSPORT_FILE,
     PlanPassport,
     PlanUse,
-    ShapeRange,
     hash_file,
     plan_command,
     plan_fault,
 )
-from fathom_server.engine.runner.cuda import ALIGNMENT_BYTES, CudaStream, describe_runtime, import_tensorrt
+from fathom_server.engine.runner.cuda import CudaStream, describe_runtime
+from fathom_server.engine.runner.plan_engine import PlanEngine, PlanProfile
+from fathom_server.engine.runner.plan_inputs import input_offsets, input_shapes, most_input_bytes, write_inputs
 from fathom_server.engine.runner.slots import SPARE_SLOTS
 from fathom_server.engine.settings import EngineSettings
 from fathom_server.errors import DeviceError, SettingsError
 
 logger: Final = logging.getLogger("fathom.tensorrt")
 
-_INPUTS: Final = (names.INPUT_IDS, names.LOGIT_POSITIONS, names.POSITION_IDS, names.WRITE_INDICES)
-_INPUT_BYTES: Final = 8  # all four are int64
 _LOGIT_BYTES: Final = 4
 _MAX_GRAPHS: Final = 64
 """Decode batches beyond it are computed without a graph: each graph keeps a context and some memory of its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Profile:
-    """One optimisation profile of the engine."""
-
-    index: int
-    batch_and_sequence: ShapeRange
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +55,14 @@ class TensorRTRunner:
         self._passport = _checked_passport(folder, settings)
         self._cuda = CudaStream()
         try:
-            self._engine = _Engine(folder, self._passport)
+            self._engine = PlanEngine(folder, self._passport)
             self._engine.check_tensors(self._graph.layers)
             itemsize = self._engine.itemsize(names.past_name(0, "key"))
             slots, length = limits.max_batch + SPARE_SLOTS, self._graph.max_context
             self.cache = DeviceSlotCache(self._cuda, self._graph, slots, length, itemsize)
             self._profiles = self._engine.profiles()
             tokens = max(limits.max_batch, min(limits.prefill_chunk, self._graph.max_context))
-            inputs = len(_INPUTS) * (tokens * _INPUT_BYTES + ALIGNMENT_BYTES)
+            inputs = most_input_bytes(tokens)
             self._device_inputs = self._cuda.allocate(inputs)
             self._host_inputs_address, self._host_inputs = self._cuda.allocate_host(inputs)
             logits = limits.max_batch * self._graph.vocabulary * _LOGIT_BYTES
@@ -107,7 +97,7 @@ class TensorRTRunner:
         """See ``SlotRunner.decode``."""
         self._cuda.use_device()
         batch = len(token_ids)
-        inputs_bytes = self._write_inputs(past_lengths.astype(np.int64), token_ids[:, np.newaxis])
+        inputs_bytes = write_inputs(self._host_inputs, past_lengths.astype(np.int64), token_ids[:, np.newaxis])
         if batch in self._decode_graphs:
             self._cuda.launch(self._decode_graphs[batch].graph)
         else:
@@ -124,7 +114,7 @@ class TensorRTRunner:
     def _prefill(self, slot: int, past_length: int, token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """The last position's logits, float32 [1, vocabulary]."""
         self._cuda.use_device()
-        inputs_bytes = self._write_inputs(np.array([past_length], dtype=np.int64), token_ids[np.newaxis])
+        inputs_bytes = write_inputs(self._host_inputs, np.array([past_length], dtype=np.int64), token_ids[np.newaxis])
         sequence = len(token_ids)
         context = self._bound_context(self._shared_context(1, sequence), slot, 1, sequence)
         self._enqueue(context, 1, inputs_bytes)
@@ -139,7 +129,7 @@ class TensorRTRunner:
         for batch in range(min(self._max_batch, _MAX_GRAPHS), 0, -1):
             context = self._bound_context(self._new_context(batch, 1), 0, batch, 1)
             zeros = np.zeros(batch, dtype=np.int64)
-            inputs_bytes = self._write_inputs(zeros, zeros[:, np.newaxis])
+            inputs_bytes = write_inputs(self._host_inputs, zeros, zeros[:, np.newaxis])
             self._enqueue(context, batch, inputs_bytes)
             self._cuda.synchronize()
             self._cuda.begin_capture()
@@ -151,22 +141,6 @@ class TensorRTRunner:
                 logger.warning("decode steps are computed without CUDA graphs: %s", error)
                 return
             self._decode_graphs[batch] = _DecodeGraph(graph, context)
-
-    def _write_inputs(self, past_lengths: npt.NDArray[np.int64], input_ids: npt.NDArray[np.int64]) -> int:
-        """Lay the four inputs of a step side by side in page-locked memory; returns how many bytes they take."""
-        batch, sequence = input_ids.shape
-        values = {
-            names.INPUT_IDS: input_ids,
-            names.LOGIT_POSITIONS: np.full((batch, 1), sequence - 1, dtype=np.int64),
-            names.POSITION_IDS: past_lengths[:, np.newaxis] + np.arange(sequence, dtype=np.int64),
-            names.WRITE_INDICES: past_lengths,
-        }
-        end = 0
-        for name, offset in _input_offsets(batch, sequence).items():
-            value = np.ascontiguousarray(values[name])
-            end = offset + value.nbytes
-            self._host_inputs[offset:end] = value.reshape(-1).view(np.uint8)
-        return end
 
     def _enqueue(self, context: Any, batch: int, inputs_bytes: int) -> None:
         """Inputs in, one execution, logits out: all on the stream, nothing waited for."""
@@ -190,8 +164,8 @@ class TensorRTRunner:
 
     def _bound_context(self, context: Any, first_slot: int, batch: int, sequence: int) -> Any:
         """Give a context the shapes and addresses of a step over slots ``first_slot`` …; past and present are one."""
-        shapes = _input_shapes(batch, sequence)
-        for name, offset in _input_offsets(batch, sequence).items():
+        shapes = input_shapes(batch, sequence)
+        for name, offset in input_offsets(batch, sequence).items():
             _bind(context, name, self._device_inputs + offset, shapes[name])
         cache = self.cache
         form = (batch, self._graph.kv_heads, cache.max_context, self._graph.head_dim)
@@ -206,101 +180,12 @@ class TensorRTRunner:
             raise DeviceError(f"TensorRT misses the shapes or values of {', '.join(missing)}; build the plan again")
         return context
 
-    def _profile(self, batch: int, sequence: int) -> _Profile:
+    def _profile(self, batch: int, sequence: int) -> PlanProfile:
         """The profile whose most likely shape is nearest among those that take this one."""
         fitting = [profile for profile in self._profiles if profile.batch_and_sequence.covers((batch, sequence))]
         if not fitting:
             raise DeviceError(f"the plan has no profile for a batch of {batch} with {sequence} new tokens each")
         return min(fitting, key=lambda profile: abs(profile.batch_and_sequence.optimum[1] - sequence))
-
-
-class _Engine:
-    """The deserialised plan, and what is asked of it once."""
-
-    def __init__(self, folder: Path, passport: PlanPassport) -> None:
-        self._trt = trt = import_tensorrt()
-        self._folder = folder
-        self._logger = _new_logger(trt)
-        self._runtime = trt.Runtime(self._logger)
-        # a version-compatible plan carries the runtime of the version that built it
-        self._runtime.engine_host_code_allowed = passport.options.version_compatible
-        path = folder / PLAN_FILE
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
-            self._engine = self._runtime.deserialize_cuda_engine(plan)
-        if self._engine is None:
-            raise self._error(f"{path} cannot be loaded by TensorRT {trt.__version__}", passport)
-        if passport.options.strip:
-            self._refit(passport)
-        if passport.options.weight_streaming:
-            self._engine.weight_streaming_budget_v2 = self._engine.get_weight_streaming_automatic_budget()
-
-    def check_tensors(self, layers: int) -> None:
-        """Raise SettingsError unless the plan's tensors are those of a decoder of so many layers, cache aliased."""
-        trt, engine = self._trt, self._engine
-        found = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
-        caches = {
-            names.past_name(layer, part): names.present_name(layer, part)
-            for layer in range(layers)
-            for part in ("key", "value")
-        }
-        wanted = {*_INPUTS, names.LOGITS, *caches, *caches.values()}
-        if found != wanted:
-            raise self._error(f"the plan's tensors differ from the graph's: {', '.join(sorted(found ^ wanted))}")
-        for name in _INPUTS:
-            if engine.get_tensor_dtype(name) != trt.DataType.INT64:
-                raise self._error(f"{name} is {engine.get_tensor_dtype(name)} in the plan, not INT64")
-        if engine.get_tensor_dtype(names.LOGITS) != trt.DataType.FLOAT:
-            raise self._error(f"{names.LOGITS} is {engine.get_tensor_dtype(names.LOGITS)} in the plan, not FLOAT")
-        for name in sorted(found):
-            if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE:
-                raise self._error(f"{name} is asked for in host memory by the plan")
-        for past, present in caches.items():
-            if engine.get_aliased_input_tensor(present) != past:
-                raise self._error(f"{present} does not share the memory of {past} in the plan")
-
-    def itemsize(self, tensor: str) -> int:
-        """Bytes of one number of a cache tensor."""
-        types = self._trt.DataType
-        sizes = {types.FLOAT: 4, types.HALF: 2, types.BF16: 2}
-        dtype = self._engine.get_tensor_dtype(tensor)
-        if dtype not in sizes:
-            raise self._error(f"the cache is {dtype} in the plan; it must be FLOAT, HALF or BF16")
-        return sizes[dtype]
-
-    def profiles(self) -> tuple[_Profile, ...]:
-        """All optimisation profiles, by batch and new tokens a row."""
-        return tuple(
-            _Profile(index, ShapeRange(*(tuple(shape) for shape in self._shapes(index))))
-            for index in range(self._engine.num_optimization_profiles)
-        )
-
-    def scratch_bytes(self, profiles: int) -> int:
-        """Device memory that a context needs, whichever its profile."""
-        return max(int(self._engine.get_device_memory_size_for_profile_v2(index)) for index in range(profiles))
-
-    def new_context(self, profile: int, stream: int) -> Any:
-        """An execution context of a profile, without scratch memory."""
-        strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        context = self._engine.create_execution_context(strategy)
-        if context is None or not context.set_optimization_profile_async(profile, stream):
-            raise DeviceError(f"TensorRT could not make a context: {'; '.join(self._logger.errors)}")
-        return context
-
-    def _shapes(self, profile: int) -> Any:
-        return self._engine.get_tensor_profile_shape(names.INPUT_IDS, profile)
-
-    def _refit(self, passport: PlanPassport) -> None:
-        """Give a stripped plan its weights, from the ONNX file beside it."""
-        trt, graph = self._trt, self._folder / names.GRAPH_FILE
-        refitter = trt.Refitter(self._engine, self._logger)
-        parser = trt.OnnxParserRefitter(refitter, self._logger)
-        if not (parser.refit_from_file(str(graph)) and refitter.refit_cuda_engine()):
-            raise self._error(f"the weights of {graph} do not fit into the stripped plan", passport)
-
-    def _error(self, reason: str, passport: PlanPassport | None = None) -> SettingsError:
-        details = "".join(f": {line}" for line in self._logger.errors[-1:])
-        command = plan_command(self._folder, passport.options if passport is not None else None)
-        return SettingsError(f"{reason}{details}; build the plan again here: {command}")
 
 
 def _checked_passport(folder: Path, settings: EngineSettings) -> PlanPassport:
@@ -312,7 +197,7 @@ def _checked_passport(folder: Path, settings: EngineSettings) -> PlanPassport:
         runtime=describe_runtime(),
         onnx_sha256=hash_file(graph) if graph.is_file() else None,
         plan_bytes=(folder / PLAN_FILE).stat().st_size,
-        needed_shapes=tuple(_input_shapes(*shape) for shape in ((1, chunk), (1, 1), (limits.max_batch, 1))),
+        needed_shapes=tuple(input_shapes(*shape) for shape in ((1, chunk), (1, 1), (limits.max_batch, 1))),
     )
     fault = plan_fault(passport, use, plan_command(folder, passport.options))
     if fault is not None:
@@ -320,49 +205,8 @@ def _checked_passport(folder: Path, settings: EngineSettings) -> PlanPassport:
     return passport
 
 
-def _input_shapes(batch: int, sequence: int) -> dict[str, tuple[int, ...]]:
-    return {
-        names.INPUT_IDS: (batch, sequence),
-        names.LOGIT_POSITIONS: (batch, 1),
-        names.POSITION_IDS: (batch, sequence),
-        names.WRITE_INDICES: (batch,),
-    }
-
-
-def _input_offsets(batch: int, sequence: int) -> dict[str, int]:
-    """Where each input of a step begins in the one piece that is copied to the GPU, in bytes."""
-    offsets, end = {}, 0
-    for name, shape in _input_shapes(batch, sequence).items():
-        offsets[name] = end
-        size = int(np.prod(shape)) * _INPUT_BYTES
-        end += -(-size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-    return offsets
-
-
 def _bind(context: Any, name: str, address: int, shape: tuple[int, ...] | None = None) -> None:
     if shape is not None and not context.set_input_shape(name, shape):
         raise DeviceError(f"TensorRT refuses the shape {shape} of {name}; build the plan again")
     if not context.set_tensor_address(name, address):
         raise DeviceError(f"TensorRT refuses the address of {name}; build the plan again")
-
-
-def _new_logger(trt: Any) -> Any:
-    """TensorRT's lines into Python's log; errors are also kept, for the message that ends the load."""
-
-    class PlanLogger(trt.ILogger):  # type: ignore[misc]
-        """TensorRT's ILogger."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, msg: str) -> None:
-            if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
-                self.errors.append(msg)
-                logger.error("%s", msg)
-            elif severity == trt.ILogger.Severity.WARNING:
-                logger.warning("%s", msg)
-            else:
-                logger.debug("%s", msg)
-
-    return PlanLogger()
