@@ -3,6 +3,7 @@
 import gc
 import json
 import logging
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Load graph and tokenizer, warm the engine up, begin to serve."""
         configure_backend_log()
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a prompt comes alone: threads would only be woken
         folder = Path(args["model_repository"]) / args["model_version"]
         self._tokenizer = TextTokenizer.load(folder)
         self._token_bytes = SpelledTokens(self._tokenizer.tokenizer)
