@@ -1,7 +1,8 @@
 """The engine's metrics on Triton's metrics port.
 
-Every write is a message to Triton's own process, so only what has changed is written: the gauges at once, since a drain
-waits for them, the rest at most every ``INTERVAL_S`` while there are requests, and whenever the engine falls idle.
+Every write is a message to Triton's own process, so only what has changed is written: how many requests run and wait
+at once, since a drain waits for it, the rest at most every ``INTERVAL_S`` while there are requests, and whenever the
+engine falls idle.
 """
 
 import threading
@@ -13,9 +14,9 @@ import triton_python_backend_utils as pb_utils
 
 from fathom_client import metric_names as names
 from fathom_server.backends.fathom.served_engine import ServedEngine
-from fathom_server.engine.metrics import EngineLoad, EngineMetrics, Histogram
+from fathom_server.engine.metrics import EngineMetrics, Histogram
 
-INTERVAL_S: Final = 0.5
+INTERVAL_S: Final = 1.0
 
 Series = tuple[str, tuple[tuple[str, str], ...]]
 """A family's name and the labels of one of its series."""
@@ -33,8 +34,7 @@ class MetricsExport:
         self._due = 0.0
         self._lock = threading.Lock()
         self._metric((names.ENGINE_START, ()), gauge=True).set(time.time())
-        self._write_gauges(engine.load())
-        self._write_counters()
+        self.refresh()
 
     def refresh(self) -> None:
         """Write what has changed and is due."""
@@ -44,7 +44,9 @@ class MetricsExport:
             if now >= self._due or load.running + load.waiting == 0:
                 self._due = now + INTERVAL_S
                 self._write_counters()
-            self._write_gauges(load)
+                self._write_gauge(names.KV_CACHE_USAGE, load.cache_usage)
+            self._write_gauge(names.REQUESTS_RUNNING, load.running)
+            self._write_gauge(names.REQUESTS_WAITING, load.waiting)
 
     def close(self) -> None:
         """Give the metrics back while Triton is still there to take them, each before its family."""
@@ -52,16 +54,10 @@ class MetricsExport:
             self._metrics.clear()
             self._families.clear()
 
-    def _write_gauges(self, load: EngineLoad) -> None:
-        for name, value in (
-            (names.KV_CACHE_USAGE, load.cache_usage),
-            (names.REQUESTS_RUNNING, load.running),
-            (names.REQUESTS_WAITING, load.waiting),
-        ):
-            series = (name, ())
-            if value is not None and self._written.get(series) != value:
-                self._metric(series, gauge=True).set(value)
-                self._written[series] = value
+    def _write_gauge(self, name: str, value: float | None) -> None:
+        if value is not None and self._written.get((name, ())) != value:
+            self._metric((name, ()), gauge=True).set(value)
+            self._written[(name, ())] = value
 
     def _write_counters(self) -> None:
         for series, value in _counters(self._engine.metrics):
