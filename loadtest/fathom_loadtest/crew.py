@@ -77,8 +77,10 @@ class LocalCrew(Crew):
         with gevent.Timeout(GIVE_UP_AFTER_S, False):
             runner.quit()
         connections.close()
+        phase.spare_time.finish()
         self.on_tick(phase)
         load = monitor.close()
+        self._crash = self._crash or phase.spare_time.failure
         if self._crash is not None:
             raise self._crash
         return load

@@ -109,6 +109,8 @@ class WebTest:
         phase, self._phase = self._phase, None
         phase.close()
         gevent.sleep(0)
+        phase.spare_time.finish()
+        self._crash = self._crash or phase.spare_time.failure
         closed_ns = time.perf_counter_ns()
         self._run.stages.append(
             StageRun(
