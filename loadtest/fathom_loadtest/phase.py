@@ -26,7 +26,8 @@ class Phase:
     loop) or are due (open loop); no further one starts after the stage's requests or seconds, or once ``close`` was
     called. Requests under way are waited for, and so are those of an open loop that were due and found no free user;
     ``late`` counts these. ``recorder`` gets each request that ended, in ``spare_time``, which whoever runs the phase
-    finishes. There, too, a closed loop's next items are composed, while answers are waited for.
+    finishes. There, too, a closed loop's next items are composed, while answers are waited for. Where that work fails,
+    nothing further may start.
 
     ``users`` are those of this process, whose part of the items ``share`` tells.
     """
@@ -92,7 +93,7 @@ class Phase:
 
     def may_start(self) -> bool:
         """Whether another request may start now, were there one."""
-        if self._closed or self.opened_ns is None:
+        if self._closed or self.opened_ns is None or self.spare_time.failure is not None:
             return False
         return self.stage.duration_s is None or self.elapsed_s() < self.stage.duration_s
 

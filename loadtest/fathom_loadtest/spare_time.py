@@ -15,7 +15,7 @@ class SpareTime:
 
     What an answer leaves behind (its record, its line on disk) and what a request needs before it can be sent take
     longer than everything between an answer and the next request: done at once they hold up this user, and all others
-    whose answers come meanwhile. ``failure`` is what a piece of work raised; the next call of ``do`` raises it.
+    whose answers come meanwhile. ``failure`` is the first exception of a piece of work, kept for whoever asks.
     """
 
     def __init__(self) -> None:
@@ -27,9 +27,7 @@ class SpareTime:
         return len(self._waiting)
 
     def do(self, work: Callable[[], None]) -> None:
-        """Have something done soon, but for what needs doing now; raises what earlier work raised."""
-        if self.failure is not None:
-            raise self.failure
+        """Have something done soon, but for what needs doing now."""
         self._waiting.append(work)
         if len(self._waiting) > MOST_WAITING:
             self._do_oldest()

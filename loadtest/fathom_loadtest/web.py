@@ -73,6 +73,7 @@ class WebTest:
                 self._phase.users = runner.user_count
                 self._most_users = max(self._most_users, runner.user_count)
                 self._on_tick(self._phase)
+                self._crash = self._crash or self._phase.spare_time.failure
         runner.quit()
         self._close()
         history.kill()
