@@ -6,6 +6,8 @@ from typing import Final
 
 import gevent
 
+_PAUSE_S: Final = 0.002
+"""The way of the request that was just sent to the server takes about as long: it is not to share its processor."""
 MOST_WAITING: Final = 256
 """So many pieces of work wait at most: a loop that is never idle does them as they come, the oldest first."""
 
@@ -40,6 +42,7 @@ class SpareTime:
             self._do_oldest()
 
     def _work(self) -> None:
+        gevent.sleep(_PAUSE_S)
         while self._waiting:
             gevent.idle()
             self._do_oldest()
