@@ -64,7 +64,7 @@ class LocalCrew(Crew):
         runner.start(phase.users, spawn_rate=phase.users)
         stopping_at: float | None = None
         while not (spawned.is_set() and runner.user_count == 0):
-            self._crash = self._crash or phase.crash
+            self._crash = self._crash or phase.crash or phase.spare_time.failure
             if self.interrupted.wait(TICK_S) or self._crash is not None or phase.overdue:
                 break
             if watch.lost is not None:  # what is under way fails by itself, and is counted, before users are stopped
@@ -77,8 +77,10 @@ class LocalCrew(Crew):
         with gevent.Timeout(GIVE_UP_AFTER_S, False):
             runner.quit()
         connections.close()
+        phase.spare_time.finish()
         self.on_tick(phase)
         load = monitor.close()
+        self._crash = self._crash or phase.spare_time.failure
         if self._crash is not None:
             raise self._crash
         return load

@@ -1,6 +1,7 @@
 """One phase of a run (a stage, or its warm-up): who may still send, when, and what came of it."""
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -11,6 +12,7 @@ from gevent.queue import Queue
 
 from fathom_loadtest.load.plan import Stage
 from fathom_loadtest.recorder import Recorder
+from fathom_loadtest.spare_time import SpareTime
 from fathom_loadtest.workload import WHOLE, Item, Share, Workload
 
 _NS_PER_S: Final = 1_000_000_000
@@ -23,7 +25,9 @@ class Phase:
     All users connect before the first request starts. Items are numbered in the order in which they start (closed
     loop) or are due (open loop); no further one starts after the stage's requests or seconds, or once ``close`` was
     called. Requests under way are waited for, and so are those of an open loop that were due and found no free user;
-    ``late`` counts these. ``recorder`` gets each request that ended.
+    ``late`` counts these. ``recorder`` gets each request that ended, in ``spare_time``, which whoever runs the phase
+    finishes. There, too, a closed loop's next items are composed, while answers are waited for. Where that work fails,
+    nothing further may start.
 
     ``users`` are those of this process, whose part of the items ``share`` tells.
     """
@@ -38,7 +42,9 @@ class Phase:
     late: int = 0
     opened_ns: int | None = None
     crash: BaseException | None = None
+    spare_time: SpareTime = field(default_factory=SpareTime)
     _next: int = 0
+    _composed: deque[Item] = field(default_factory=deque)
     _busy: int = 0
     _connected: int = 0
     _closed: bool = False
@@ -73,8 +79,9 @@ class Phase:
         if self._dispatcher is not None:
             item = None if self._closed else self._due.get()
         elif self.may_start() and (self.stage.requests is None or self._next < self.stage.requests):
-            item = self.workload.item(self.name, self._next)
+            item = self._composed.popleft() if self._composed else self.workload.item(self.name, self._next)
             self._next += self.share.of
+            self.spare_time.do(self._compose)
         else:
             item = None
         self._busy += item is not None
@@ -86,7 +93,7 @@ class Phase:
 
     def may_start(self) -> bool:
         """Whether another request may start now, were there one."""
-        if self._closed or self.opened_ns is None:
+        if self._closed or self.opened_ns is None or self.spare_time.failure is not None:
             return False
         return self.stage.duration_s is None or self.elapsed_s() < self.stage.duration_s
 
@@ -110,6 +117,12 @@ class Phase:
         """
         limit_s = self.workload.scenario.timeout_s
         return self.stage.duration_s is not None and self.elapsed_s() > self.stage.duration_s + 2 * limit_s + 5
+
+    def _compose(self) -> None:
+        """Make the next item of a closed loop that is not made yet, so that whoever takes it need not wait for it."""
+        index = self._next + len(self._composed) * self.share.of
+        if not self._closed and (self.stage.requests is None or index < self.stage.requests):
+            self._composed.append(self.workload.item(self.name, index))
 
     def _dispatch(self, times: Iterator[float]) -> None:
         """Put each item in the queue when it is due."""

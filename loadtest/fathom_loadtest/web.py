@@ -73,6 +73,7 @@ class WebTest:
                 self._phase.users = runner.user_count
                 self._most_users = max(self._most_users, runner.user_count)
                 self._on_tick(self._phase)
+                self._crash = self._crash or self._phase.spare_time.failure
         runner.quit()
         self._close()
         history.kill()
@@ -109,6 +110,8 @@ class WebTest:
         phase, self._phase = self._phase, None
         phase.close()
         gevent.sleep(0)
+        phase.spare_time.finish()
+        self._crash = self._crash or phase.spare_time.failure
         closed_ns = time.perf_counter_ns()
         self._run.stages.append(
             StageRun(

@@ -77,6 +77,22 @@ def test_processes_share_the_items_without_overlap(stage: Stage, of: int) -> Non
         )  # fmt: skip
 
 
+@pytest.mark.parametrize("share", [WHOLE, Share(1, 3)], ids=["whole", "part"])
+def test_a_closed_loop_composes_in_its_spare_time_the_items_that_come_next(share: Share) -> None:
+    """Who takes an item after a pause finds it made, the one that would come anyway; none is made too many."""
+    hurried = taken(make(CLOSED, share))
+    phase, unhurried = make(CLOSED, share, last=9), []
+    while (item := phase.take()) is not None:
+        unhurried.append(item)
+        while len(phase.spare_time):
+            gevent.sleep(0.001)
+        phase.done()
+    assert [(each.index, each.task, each.first) for each in unhurried] == [
+        (each.index, each.task, each.first) for each in sorted(hurried, key=lambda each: each.index)
+    ]
+    assert phase.spare_time.failure is None
+
+
 def test_an_open_loops_items_are_due_at_the_same_times_in_every_share() -> None:
     """Distances between due times are those of the whole loop, counted from each process's own beginning."""
     phase = make(OPEN)

@@ -166,6 +166,19 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_run(triton: "Trit
     assert triton.counts() == before
 
 
+def test_a_record_that_cannot_be_written_ends_the_run(triton: "Triton", tmp_path: Path) -> None:
+    """Records are written while answers are waited for; a full disk ends the run all the same, by name, at once."""
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "requests.jsonl").symlink_to("/dev/full")
+    arguments = ["--model", "vectors", "--task", "embed", "--users", 2, "--duration-s", 600]
+    process = start(triton, tmp_path / "out", [*arguments, "--prompts", write_prompts(tmp_path, "a full disk")])
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert stderr.startswith(f"error: {tmp_path / 'out' / 'requests.jsonl'}: a record cannot be written (No space left")
+
+
 def test_embeddings_are_measured_without_figures_of_a_stream(triton: "Triton", tmp_path: Path) -> None:
     """Requests and input tokens equal Triton's statistics, and there is latency but no TTFT."""
     before = triton.statistics("vectors")

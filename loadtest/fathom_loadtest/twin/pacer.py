@@ -23,11 +23,12 @@ _ASK_EACH_S: Final = 0.02
 _ASK_ONE_S: Final = 0.004
 """Each caller is asked for every 20 ms, but one question takes Triton a while: no lane asks more than 250 a second."""
 
-_MOST_LEAD_S: Final = 0.0006
+_MOST_LEAD_S: Final = 0.001
 _LEAD_GAIN: Final = 0.02
-"""A token is due when Triton has it, so a lane sets out earlier, by what handing over lately took.
+"""A token is due when Triton has it, so a lane sets out earlier, by what waking and handing over lately took.
 
-It is 0.6 ms at most: the way to the twin and back takes longer than that, and no caller gets a token before its time.
+It is 1 ms at most, which is about what that takes. The way to the twin, which leads through the same queues, and back
+takes longer, so no caller gets a token before its time; a lane that has more to send than it can does not run ahead.
 """
 
 _SLACK: Final = 64

@@ -1,11 +1,13 @@
 """The user of every load test: takes the phase's items, sends their requests, records them and tells Locust."""
 
 import time
+from functools import partial
 from typing import ClassVar, Final
 
 import gevent
 from locust import User, constant, task
 from locust.exception import StopUser
+from locust.user.task import LOCUST_STATE_STOPPING
 
 from fathom_client import FathomError
 from fathom_loadtest.content.prompt import Message, Prompt
@@ -38,16 +40,25 @@ class LoadUser(User):  # type: ignore[misc] # locust publishes no types
             self.watch.check(self.connection)
         self.phase.connected()
 
+    def on_stop(self) -> None:
+        """Leave nothing unrecorded."""
+        self.phase.spare_time.finish()
+
     @task  # type: ignore[untyped-decorator] # as above
-    def serve_item(self) -> None:
-        """Send the requests of the phase's next item."""
-        item = self.phase.take() if self.watch.lost is None else None
-        if item is None:
-            raise StopUser
-        try:
-            self._send_all(item)
-        finally:
-            self.phase.done()
+    def serve_items(self) -> None:
+        """Send the requests of one item of the phase's after the other.
+
+        All in one of Locust's tasks: between two of them Locust lets everybody else run first.
+        """
+        while self._state != LOCUST_STATE_STOPPING and self.watch.lost is None:
+            item = self.phase.take()
+            if item is None:
+                break
+            try:
+                self._send_all(item)
+            finally:
+                self.phase.done()
+        raise StopUser
 
     def _send_all(self, item: Item) -> None:
         """Send an item's request, or a conversation's requests, each with the answers before it."""
@@ -91,40 +102,42 @@ class LoadUser(User):  # type: ignore[misc] # locust publishes no types
             except FathomError as caught:
                 error, kind, message = caught, error_kind(caught), str(caught)
         end_ns = time.perf_counter_ns()
-        self.phase.recorder.add(
-            RequestRecord(
-                stage=self.phase.stage.number,
-                index=item.index,
-                start_ns=start_ns if answer.sent_ns is None else answer.sent_ns,
-                end_ns=end_ns,
-                response_ns=tuple(answer.response_ns),
-                response_tokens=tuple(answer.response_tokens),
-                num_input_tokens=answer.num_input_tokens,
-                num_output_tokens=answer.num_output_tokens,
-                finish_reason=answer.finish_reason,
-                error_kind=kind,
-                error_message=message,
-                intended_ns=due_ns,
-                task=spec.label,
-                model=spec.model,
-                conversation=item.index if spec.conversation is not None else None,
-                turn=turn,
-                cancelled=answer.cancelled,
-                worker=self.phase.share.place,
-            )
+        record = RequestRecord(
+            stage=self.phase.stage.number,
+            index=item.index,
+            start_ns=start_ns if answer.sent_ns is None else answer.sent_ns,
+            end_ns=end_ns,
+            response_ns=tuple(answer.response_ns),
+            response_tokens=tuple(answer.response_tokens),
+            num_input_tokens=answer.num_input_tokens,
+            num_output_tokens=answer.num_output_tokens,
+            finish_reason=answer.finish_reason,
+            error_kind=kind,
+            error_message=message,
+            intended_ns=due_ns,
+            task=spec.label,
+            model=spec.model,
+            conversation=item.index if spec.conversation is not None else None,
+            turn=turn,
+            cancelled=answer.cancelled,
+            worker=self.phase.share.place,
         )
-        self.environment.events.request.fire(
-            request_type=spec.label,
-            name=spec.model,
-            response_time=(end_ns - start_ns) / 1e6,
-            response_length=sum(answer.response_tokens),
-            exception=error if kind is None or error is not None else TimeoutError(message),
-            context=self.context(),
-        )
+        self.phase.spare_time.do(partial(self._record, record, end_ns - start_ns, error))
         if kind is None:
             return answer
         if error is not None:
             self.watch.check_after(error, self.connection)
-        if due_ns is None:
-            gevent.sleep(PAUSE_AFTER_ERROR_S)
+        gevent.sleep(PAUSE_AFTER_ERROR_S if due_ns is None else 0)
         return None
+
+    def _record(self, record: RequestRecord, took_ns: int, error: FathomError | None) -> None:
+        """Record a request that ended, and tell Locust."""
+        self.phase.recorder.add(record)
+        self.environment.events.request.fire(
+            request_type=record.task,
+            name=record.model,
+            response_time=took_ns / 1e6,
+            response_length=sum(record.response_tokens),
+            exception=error if record.succeeded or error is not None else TimeoutError(record.error_message),
+            context=self.context(),
+        )
