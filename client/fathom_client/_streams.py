@@ -1,6 +1,7 @@
 """Answers that stream: an iterator of chunks that cancels its request whenever it is left before the end."""
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -15,6 +16,7 @@ from fathom_client._answer import Answer
 from fathom_client._attempts import Attempts
 from fathom_client._results import Generation, GenerationChunk
 from fathom_client._status import CallContext, broken_stream, error_of_message, error_of_status, locally_closed
+from fathom_client._stream_call import StreamCall
 from fathom_client._tasks import is_task_cancelled
 from fathom_client.errors import FathomError, ServerUnavailableError, StreamBrokenError
 
@@ -110,10 +112,13 @@ class GenerationStream:
         self._open_call = open_call
         self._explain = explain
         self._closing = threading.Event()
-        self._call = open_call(attempts)
+        self._call: Any = None
+        self._call = StreamCall(open_call(attempts))
 
     def __del__(self) -> None:
         self._progress.attempts.release()
+        if self._call is not None and not sys.is_finalizing():
+            self._progress.close(self._call)
 
     @property
     def request_id(self) -> str:
@@ -158,7 +163,7 @@ class GenerationStream:
         """Return the next chunk, or None at the answer's end."""
         while not self._progress.is_over():
             try:
-                response = next(self._call, None)
+                response = self._call.read()
                 if response is None:
                     raise broken_stream(self._progress.answer, self._progress.context, None)
                 chunk = self._progress.take(response)
@@ -183,7 +188,7 @@ class GenerationStream:
                 raise self._explain(failure)
             if self._closing.wait(pause_s):
                 raise locally_closed(self._progress.context)
-            self._call = self._open_call(self._progress.attempts)
+            self._call = StreamCall(self._open_call(self._progress.attempts))
         except FathomError as error:
             self._progress.fail(error)
             raise error from None
@@ -193,7 +198,7 @@ class GenerationStream:
     def _await_status(self) -> bool:
         """Read past the last response, and tell whether it was: a call dropped before its status would be cancelled."""
         try:
-            return next(self._call, None) is None
+            return self._call.read() is None
         except grpc.RpcError:
             return True  # whatever became of the connection
 
