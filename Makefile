@@ -27,8 +27,8 @@ $(STAMP): constraints.txt pyproject.toml $(PROJECTS)
 demo: setup ## Export the demo's models, serve, embed, generate and load-test them
 	@$(BIN)/python examples/demo.py
 
-test: setup ## Run all tests against a real embedded Triton
-	@$(BIN)/python -m pytest
+test: setup ## Run all tests against a real embedded Triton, two files at a time
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: setup ## Lint, format, types, and what is generated of the chart
 	@echo "== ruff"; $(BIN)/ruff check . && $(BIN)/ruff format --check .

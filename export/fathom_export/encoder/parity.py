@@ -94,11 +94,7 @@ def check_parity(graph: Path, reference: Reference, precision: Precision, output
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     if graph.name == NATIVE_GRAPH_FILE:
         register(options)
-    # it widens float16 weights, for which it has no kernels: each when it is used, and not all of them beforehand
-    left_out = ["ConstantFolding"] if precision in ("fp16", "fp8") else None
-    session = onnxruntime.InferenceSession(
-        graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=left_out
-    )
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     batch = _run(session, output, reference.inputs)
     lengths = reference.inputs[ATTENTION_MASK].sum(axis=1)
     alone = np.concatenate(
