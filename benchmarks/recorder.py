@@ -222,7 +222,7 @@ def misses(result: dict[str, Any]) -> list[str]:
         f"{one['users']} users: {each['figure']} {each['reported']:.3f}, set {each['expected']:g}"
         for one in result.get("times", [])
         for each in one["figures"]
-        if abs(each["reported"] - each["expected"] - _way_ms(result, each["figure"])) > LIMIT_MS
+        if not -LIMIT_MS <= each["reported"] - each["expected"] <= _way_ms(result, each["figure"]) + LIMIT_MS
     ]
     unary = [
         f"{one['callers']} callers: {each['figure']} differs by more than {LIMIT_SHARE:.0%}"
