@@ -1,5 +1,6 @@
 """One of gRPC's calls whose responses a thread reads as they come."""
 
+import os
 import threading
 from typing import Any
 
@@ -16,6 +17,8 @@ class StreamCall:
     def __init__(self, call: Any) -> None:
         self._call = call
         self._reading = threading.Lock()
+        self._process = os.getpid()
+        self._is_torn = False  # an interrupt may have taken an event with it, which would be waited for in vain
 
     def read(self) -> Any:
         """Wait for the next response; None at the end. Raises grpc.RpcError where the call has failed."""
@@ -23,7 +26,10 @@ class StreamCall:
             try:
                 return next(self._call, None)
             except grpc.RpcError:
-                _take_rest(self._call)
+                self._take_rest()
+                raise
+            except BaseException:
+                self._is_torn = True
                 raise
 
     def cancel(self) -> None:
@@ -31,13 +37,18 @@ class StreamCall:
         self._call.cancel()
         if self._reading.acquire(blocking=False):  # else the reader is woken, and takes the rest
             try:
-                _take_rest(self._call)
+                self._take_rest()
             finally:
                 self._reading.release()
 
-
-def _take_rest(call: Any) -> None:
-    """Take the events of an ended call that nobody has taken; none is waited for that is not about to come."""
-    take = getattr(call, "_consume_next_event", None)
-    while take is not None and call._state.due:  # gRPC has no public name for it
-        take()
+    def _take_rest(self) -> None:
+        """Take the events of the ended call that nobody has taken; none is waited for that is not about to come."""
+        take = getattr(self._call, "_consume_next_event", None)  # gRPC has no public name for it
+        if take is None or self._is_torn or os.getpid() != self._process:
+            return
+        try:
+            while self._call._state.due:
+                take()
+        except BaseException:
+            self._is_torn = True
+            raise

@@ -1,6 +1,7 @@
 """The call behind a stream, on a real gRPC server and channel."""
 
 import gc
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -66,8 +67,7 @@ def test_reader_is_woken_by_another_thread(open_call: Any) -> None:
 
     def read_on() -> None:
         try:
-            while call.read() is not None:
-                pass
+            read_to_the_end(call)
         except grpc.RpcError as error:
             codes.append(error.code())
 
@@ -78,6 +78,45 @@ def test_reader_is_woken_by_another_thread(open_call: Any) -> None:
     assert codes == [grpc.StatusCode.CANCELLED]
     with pytest.raises(grpc.RpcError):
         call.read()
+
+
+def read_to_the_end(call: StreamCall) -> None:
+    while call.read() is not None:
+        pass
+
+
+def test_interrupted_reader_can_leave(open_call: Any) -> None:
+    """An interrupt that reaches a reader as an event comes may lose it; leaving waits for nothing all the same."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for _ in range(5):
+            call = StreamCall(open_call(b"endless"))
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            with pytest.raises(KeyboardInterrupt):
+                read_to_the_end(call)
+            call.cancel()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_call_of_a_closed_channel_can_be_left() -> None:
+    """A call whose channel was closed under it is cancelled without waiting."""
+    handlers = {"Stream": grpc.unary_stream_rpc_method_handler(answer)}
+    server = grpc.server(ThreadPoolExecutor(2))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    channel = grpc.insecure_channel(f"127.0.0.1:{port}", [(ChannelOptions.SingleThreadedUnaryStream, 1)])
+    call = StreamCall(channel.unary_stream(METHOD)(b"endless"))
+    assert call.read() == b"endless"
+    channel.close()
+    call.cancel()
+    server.stop(0).wait()
 
 
 def test_end_is_none_as_often_as_it_is_asked_for(open_call: Any) -> None:

@@ -41,12 +41,14 @@ class MetricsExport:
         with self._lock:
             load = self._engine.load()
             now = time.monotonic()
-            if now >= self._due or load.running + load.waiting == 0:
+            has_changed = self._write_gauge(names.REQUESTS_RUNNING, load.running)
+            has_changed |= self._write_gauge(names.REQUESTS_WAITING, load.waiting)
+            is_due = now >= self._due or load.running + load.waiting == 0
+            if is_due or has_changed:
+                self._write_gauge(names.KV_CACHE_USAGE, load.cache_usage)
+            if is_due:
                 self._due = now + INTERVAL_S
                 self._write_counters()
-                self._write_gauge(names.KV_CACHE_USAGE, load.cache_usage)
-            self._write_gauge(names.REQUESTS_RUNNING, load.running)
-            self._write_gauge(names.REQUESTS_WAITING, load.waiting)
 
     def close(self) -> None:
         """Give the metrics back while Triton is still there to take them, each before its family."""
@@ -54,10 +56,13 @@ class MetricsExport:
             self._metrics.clear()
             self._families.clear()
 
-    def _write_gauge(self, name: str, value: float | None) -> None:
-        if value is not None and self._written.get((name, ())) != value:
-            self._metric((name, ()), gauge=True).set(value)
-            self._written[(name, ())] = value
+    def _write_gauge(self, name: str, value: float | None) -> bool:
+        """Write a gauge unless it stands as it is; returns whether it was written."""
+        if value is None or self._written.get((name, ())) == value:
+            return False
+        self._metric((name, ()), gauge=True).set(value)
+        self._written[(name, ())] = value
+        return True
 
     def _write_counters(self) -> None:
         for series, value in _counters(self._engine.metrics):
