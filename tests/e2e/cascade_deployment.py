@@ -27,7 +27,8 @@ name = "chat"
 task = "generate"
 engine = "cascade"
 cascade = {{ small = "small", large = "large", signal = "min_logprob", threshold = -0.05 }}
-
+"""
+LONELY_CASCADE = """
 [[models]]
 name = "lonely"
 task = "generate"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.e2e.cascade_deployment import CASCADE_BUNDLE
+from tests.e2e.cascade_deployment import CASCADE_BUNDLE, LONELY_CASCADE
 from tests.e2e.reciter import planes_text, write_reciter, write_speaker
 from tests.server.text.chat_templates import HERMES, LLAMA3, MISTRAL, PYTHONIC, QWEN3_CODER
 from tests.serving import FathomServe
@@ -250,7 +250,7 @@ def caller(crowded: FathomServe) -> Iterator[Client]:
 def cascade_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FathomServe]:
     """Both LLMs, two cascades of them, a reranker, and a gateway."""
     folder = tmp_path_factory.mktemp("cascade")
-    repository = exported(folder, CASCADE_BUNDLE.format(models=MODELS))
+    repository = exported(folder, (CASCADE_BUNDLE + LONELY_CASCADE).format(models=MODELS))
     for unused in ("small_ensemble", "large_ensemble", "lonely_tokenizer"):
         shutil.rmtree(repository / unused)
     shutil.copytree(RERANKER, repository / "reranker")

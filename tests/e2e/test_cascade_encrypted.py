@@ -6,10 +6,10 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.client.certificates import Certificates, issue
+from tests.e2e.cascade_deployment import CASCADE_BUNDLE, EASY, HARD, ask
 from tests.e2e.conftest import exported
 from tests.serving import FathomServe
 
@@ -19,40 +19,11 @@ from fathom_server.cascade.settings import CascadeSettings
 MODELS = Path("examples/models").resolve()
 RERANKER = Path("tests/client/repository/reranker").resolve()
 
-BUNDLE = """
-repository = "repository"
-
-[[models]]
-name = "small"
-source = "{models}/small"
-task = "generate"
-
-[[models]]
-name = "large"
-source = "{models}/large"
-task = "generate"
-precision = "int8"
-
-[[models]]
-name = "chat"
-task = "generate"
-engine = "cascade"
-cascade = {{ small = "small", large = "large", signal = "min_logprob", threshold = -0.05 }}
-"""
-EASY = "Tina: Rome\nHugo: Cairo\nWhere does Tina live?"
-HARD = "Write 23/10/1972 in the form: day month year"
-"""What the small model knows for certain, and what only the large one does."""
-
-
-def ask(text: str) -> list[dict[str, Any]]:
-    """A conversation of one message."""
-    return [{"role": "user", "content": text}]
-
 
 @pytest.fixture(scope="module")
 def cascades(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository of two cascades over the same LLMs: ``chat``, and ``judged``, whose signal is a reranker's score."""
-    repository = exported(tmp_path_factory.mktemp("cascades"), BUNDLE.format(models=MODELS))
+    repository = exported(tmp_path_factory.mktemp("cascades"), CASCADE_BUNDLE.format(models=MODELS))
     for unused in ("small_ensemble", "large_ensemble"):
         shutil.rmtree(repository / unused)
     shutil.copytree(RERANKER, repository / "reranker")
