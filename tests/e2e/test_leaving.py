@@ -4,6 +4,7 @@ import http.client
 import json
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -48,6 +49,24 @@ def test_closed_stream_frees_its_slot(server: FathomServe, client: Client) -> No
     next(iter(stream))
     wait_for(server, (1, 0))
     stream.close()
+
+
+@pytest.mark.timeout(120)
+def test_crowds_of_leavers_crash_nothing(server: FathomServe, client: Client) -> None:
+    """Eight callers at a time leave, a hundred times each, early and late in their answers: the same Triton goes on."""
+    before = set(server.triton_processes())
+
+    def leave(times: int) -> None:
+        for each in range(times):
+            with client.stream("small", PROMPT, **LONG) as stream:
+                for _ in range(each % 5 + 1):
+                    next(stream)
+
+    with ThreadPoolExecutor(8) as leavers:
+        for one in [leavers.submit(leave, 100) for _ in range(8)]:
+            one.result()
+    assert set(server.triton_processes()) == before
+    assert "started again" not in server.stderr()
 
 
 @pytest.mark.timeout(60)

@@ -32,6 +32,11 @@ from fathom_server.launcher.tritonserver import Tritonserver, find_tritonserver
 from fathom_server.sizing.gate import check_memory
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+CRASHES: Final = frozenset(
+    128 + number for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
+)
+"""Triton's statuses after which it is started again: its own fault, no word of an operator or of the kernel."""
+
 MAX_RESTARTS: Final = 3
 MAX_PORT_CHOICES: Final = 5
 """Free ports are chosen so often, since another program may take one before Triton has opened it."""
@@ -45,8 +50,8 @@ def serve(settings: LaunchSettings) -> int:
 
     When every model is ready, one line of JSON (ports and pid) goes to stdout and to the ports file. Raises
     SettingsError and LaunchError for what can be seen before Triton starts. Where the process of a model ends, Triton
-    is started again: that breaks off every stream, the hanging ones of that model among them. A gateway that ends is
-    started again beside it.
+    is started again: that breaks off every stream, the hanging ones of that model among them. So it is where it has
+    crashed itself. A gateway that ends is started again beside it.
     """
     if settings.log_format == JSON_FORMAT:
         os.environ[FORMAT_VARIABLE] = JSON_FORMAT  # for Triton's models as well
@@ -110,16 +115,18 @@ def _serve(
                 return _stop(process, settings, ports, served, gateway) or int(isinstance(end, GatewayEnded))
         if isinstance(end, Exited):
             last = "; ".join(process.errors)
-            reason = f"Triton ended by itself with status {end.status}{': ' + last if last else ''}"
-            _failed(settings, kills.explained(reason))
-            return end.status
+            what = f"Triton ended by itself with status {end.status}{': ' + last if last else ''}"
+            if end.status not in CRASHES:
+                _failed(settings, kills.explained(what))
+                return end.status
+            again = f"{what}; it is started again"
+        else:
+            what = f"the process of model {end.model!r} ended"
+            again = f"{what}, so its requests cannot be answered and Triton is started again"
         if not restarts.may_begin():
-            reason = f"the process of model {end.model!r} ended once more; giving up after {MAX_RESTARTS} restarts"
-            return _failed(settings, kills.explained(reason))
-        reason = (
-            f"the process of model {end.model!r} ended, so its requests cannot be answered and Triton is started again"
-        )
-        say(kills.explained(reason))
+            _failed(settings, kills.explained(f"{what}; giving up after {MAX_RESTARTS} restarts"))
+            return end.status if isinstance(end, Exited) else 1
+        say(kills.explained(again))
 
 
 def _failed(settings: LaunchSettings, reason: str) -> int:

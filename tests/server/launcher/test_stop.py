@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
-from tests.serving import FathomServe
+from tests.serving import FathomServe, wait_until
 
 from fathom_server.launcher.repository_check import SHARED_MEMORY
 
@@ -250,3 +250,26 @@ def test_exit_status_of_triton_is_returned(serve: Serve, repository: MakeReposit
     wait_until_gone(server)
     assert not server.ports_file.exists()
     assert not traces.remaining()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGSEGV, signal.SIGABRT])
+def test_a_crash_of_triton_is_no_end(serve: Serve, repository: MakeRepository, signum: int) -> None:
+    """Triton that crashed is started again on its ports; one that keeps crashing is left to the supervisor."""
+    server = serve(repository("ticker"))
+    ports = server.ports_file.read_text()
+    for _ in range(3):
+        crashed = set(server.triton_processes())
+        os.kill(triton_of(server), signum)
+        # the old announcement is taken back before there is a new process
+        wait_until(lambda before=crashed: set(server.triton_processes()) - before and server.ports_file.exists())
+        assert server.ports_file.read_text() == ports
+        with open_stream(server.url) as stream:
+            stream.ask(count=2, interval_ms=0)
+            assert [stream.tick(), stream.tick()] == [0, 1]
+    os.kill(triton_of(server), signum)
+    assert server.process is not None
+    assert server.process.wait(timeout=60) == 128 + signum
+    assert server.stderr().count(f"Triton ended by itself with status {128 + signum}") == 4
+    assert server.stderr().count("it is started again") == 3
+    assert "giving up after 3 restarts" in server.stderr()
+    wait_until_gone(server)

@@ -21,6 +21,8 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+LEAVE_AFTER_S = 0.1
+"""Triton 2.51 crashes if the last response of a cancelled request is there before the one that was being written."""
 
 
 def _text(tensor):
@@ -154,6 +156,7 @@ class TritonPythonModel:
             if sender.is_cancelled():
                 if "marker" in orders:
                     Path(orders["marker"]).write_text(f"cancelled after {index}", encoding="utf-8")
+                time.sleep(LEAVE_AFTER_S)
                 self._fail(sender, "cancelled by the caller", pb_utils.TritonError.CANCELLED)
                 return True
             limit_us = context["timeout_us"]
