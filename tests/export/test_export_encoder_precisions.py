@@ -15,8 +15,10 @@ from tests.export.encoder_checkpoints import FAMILIES, WORDS, write_checkpoint
 from tests.export.test_export_repository import Quiet
 
 from fathom_export.encoder import build_encoder
+from fathom_export.encoder.checked_graph import in_float16
 from fathom_export.errors import SpecError
 from fathom_export.export_model import export_model
+from fathom_export.onnxruntime_options import WEIGHTS_FOLDER_OPTION
 from fathom_export.quality.card import CARD_FILE
 from fathom_export.spec import ClassifySpec, EmbedSpec, EncoderSpec, RerankSpec
 from fathom_export.spec.quantisation import EncoderQuantisation
@@ -76,6 +78,30 @@ def test_every_architecture_is_lowered(family: str, precision: str, text: Path, 
     one, other = (run(folder, "sentence_embedding", inputs) for folder in folders.values())
     cosines = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
     assert cosines.min() >= (0.999 if precision == "fp16" else 0.95)
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_the_check_widens_no_table(family: str, tmp_path: Path) -> None:
+    """As it is checked, a graph says what it says, and its tables of embeddings stay as they are in memory."""
+    build_encoder(write_checkpoint(tmp_path / "source", family), tmp_path, precision="fp16")
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.optimized_model_filepath = str(tmp_path / "run" / "model.onnx")
+    options.add_session_config_entry(WEIGHTS_FOLDER_OPTION, str(tmp_path))
+    (tmp_path / "run").mkdir()
+    checked = onnxruntime.InferenceSession(in_float16(tmp_path / "model.onnx"), options)
+    inputs = {"input_ids": np.arange(6, 46).reshape(1, 40), "attention_mask": np.ones((1, 40), np.int64)}
+    (said,) = checked.run(["sentence_embedding"], inputs)
+    assert np.allclose(said, run(tmp_path, "sentence_embedding", inputs), atol=5e-3)
+    model = onnx.load(
+        tmp_path / "run" / "model.onnx", load_external_data=False
+    )  # with the casts that ONNX Runtime has put in
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    tables = [
+        node.input[0] for node in model.graph.node if node.op_type == "Gather" and "/float16_rows" in node.output[0]
+    ]
+    assert tables
+    assert {kinds[name] for name in tables} == {TensorProto.FLOAT16}
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "fp8"])

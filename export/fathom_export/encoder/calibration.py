@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from fathom_client.protocol import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS
 from fathom_export.errors import SpecError
+from fathom_export.onnxruntime_options import FLOAT8_OPTION
 from fathom_export.quantise.calibration import choose_skipped, gather_statistics
 from fathom_export.quantise.calibration_text import FEWEST_TOKENS, TOKENS, read_beginning
 from fathom_export.quantise.float32_graph import SCALE_SUFFIX, SWITCH_SUFFIX, Layer, Layers, fp8_layer, open_up
@@ -48,7 +49,7 @@ class Float32Encoder:
         self.layers, self._weights = layers.layers, layers.weights
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
+        options.add_session_config_entry(FLOAT8_OPTION, "1")
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # packed copies of the weights would take as much memory as the model has
         options.add_session_config_entry("session.disable_prepacking", "1")

@@ -3,18 +3,20 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from fathom_client.protocol import ATTENTION_MASK, INPUT_IDS, SENTENCE_EMBEDDING, TOKEN_TYPE_IDS
 from fathom_export.errors import ParityError
+from fathom_export.onnxruntime_options import FLOAT8_OPTION, WEIGHTS_FOLDER_OPTION
 from fathom_export.spec import Precision
 from fathom_server.engine.settings import NATIVE_GRAPH_FILE
 
 if TYPE_CHECKING:
     import torch
+    from onnxruntime import InferenceSession
 
     from fathom_export.encoder.form import EncoderForm
     from fathom_server.text.tokenizer import TextTokenizer
@@ -83,18 +85,7 @@ def check_parity(graph: Path, reference: Reference, precision: Precision, output
     Returns lowest and mean cosine of embeddings, or the largest error of scores. Raises ParityError beyond
     MINIMUM_COSINE or MAXIMUM_ERROR.
     """
-    import onnxruntime
-
-    from fathom_server.native.library import register
-
-    options = onnxruntime.SessionOptions()
-    # packed copies of the weights would take as much memory as the model has
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    if precision == "fp8":  # else ONNX Runtime's CPU provider finds no kernel
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
-    if graph.name == NATIVE_GRAPH_FILE:
-        register(options)
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    session = _open(graph, precision)
     batch = _run(session, output, reference.inputs)
     lengths = reference.inputs[ATTENTION_MASK].sum(axis=1)
     alone = np.concatenate(
@@ -107,6 +98,33 @@ def check_parity(graph: Path, reference: Reference, precision: Precision, output
     if output == SENTENCE_EMBEDDING:
         return _check_embeddings(both, twice, reference.texts, precision)
     return _check_scores(both, twice, reference.texts, precision)
+
+
+def _open(graph: Path, precision: Precision) -> "InferenceSession":
+    """A session that takes little more memory than the mapped weights: of their copies, it has one at a time."""
+    import onnxruntime
+
+    from fathom_server.native.library import register
+
+    options = onnxruntime.SessionOptions()
+    # packed copies of the weights would take as much memory as the model has
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    if precision == "fp8":  # else ONNX Runtime's CPU provider finds no kernel
+        options.add_session_config_entry(FLOAT8_OPTION, "1")
+    if graph.name == NATIVE_GRAPH_FILE:
+        register(options)
+    content: str | bytes = str(graph)
+    if precision in ("fp16", "fp8"):
+        from fathom_export.encoder.checked_graph import in_float16
+        from fathom_export.system_memory import give_large_blocks_back
+
+        give_large_blocks_back()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED  # else all casts come first
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # they keep what is no longer needed
+        options.add_session_config_entry(WEIGHTS_FOLDER_OPTION, str(graph.parent))
+        content = in_float16(graph)
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def _check_embeddings(
@@ -138,6 +156,8 @@ def _check_scores(
     return {"score_error_max": round(largest, 6)}
 
 
-def _run(session: Any, output: str, inputs: Mapping[str, npt.NDArray[np.int64]]) -> npt.NDArray[np.float32]:
+def _run(
+    session: "InferenceSession", output: str, inputs: Mapping[str, npt.NDArray[np.int64]]
+) -> npt.NDArray[np.float32]:
     outputs: npt.NDArray[np.float32] = session.run([output], dict(inputs))[0]
     return outputs

@@ -14,12 +14,13 @@ from fathom_export.errors import ExportError
 from fathom_export.quality.accuracy import task_accuracy
 from fathom_export.quality.answers import Question, answer_all
 from fathom_export.quality.card import LogitComparison, Measured, QualityCard, TokenParity, now
-from fathom_export.quality.decoder_graph import DecoderGraph, FlatGraph, session_options
+from fathom_export.quality.decoder_graph import DecoderGraph, FlatGraph
 from fathom_export.quality.decoder_layers import compare_decoder_layers
 from fathom_export.quality.held_out import HeldOutRow, find_held_out, read_held_out, spread
 from fathom_export.quality.layers import LayerError
 from fathom_export.quality.memory import JudgingPlan, available_bytes
 from fathom_export.quality.picture import DIVERGENCES
+from fathom_export.quality.session import session_options
 from fathom_export.quality.sizes import graph_bytes, weight_bytes
 from fathom_export.quality.source_decoder import SourceDecoder, has_torch
 from fathom_export.quality.statistics import LogitStatistics

@@ -13,9 +13,9 @@ from fathom_export.encoder import EncoderForm, SentenceModel
 from fathom_export.encoder.tokenizer import load_tokenizer
 from fathom_export.quality import layers as layer_errors
 from fathom_export.quality.card import EmbeddingComparison, Measured, QualityCard, ScoreComparison, now
-from fathom_export.quality.decoder_graph import open_session, session_options
 from fathom_export.quality.picture import REFERENCE_SIMILARITIES, SIMILARITIES
 from fathom_export.quality.sentences import SENTENCES
+from fathom_export.quality.session import open_session, session_options
 from fathom_export.quality.sizes import graph_bytes, weight_bytes
 from fathom_export.quality.statistics import cosines, spearman
 from fathom_export.quality.text import read_text

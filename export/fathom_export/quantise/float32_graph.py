@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from fathom_export.onnxruntime_options import FLOAT8_OPTION
 from fathom_export.spec.quantisation import Quantisation
 from fathom_server.engine.settings import (
     GRAPH_FILE,
@@ -70,7 +71,7 @@ class Float32Graph:
         self.layers, self._weights = opened.layers, opened.weights
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
+        options.add_session_config_entry(FLOAT8_OPTION, "1")
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # packed copies of the weights would take as much memory as the model has
         options.add_session_config_entry("session.disable_prepacking", "1")

@@ -12,6 +12,7 @@ from fathom_client.protocol import TensorSpec
 from fathom_export.encoder import ClassifierModel, EncoderForm, EncoderGraph, EncoderTask, SentenceModel, build_encoder
 from fathom_export.encoder.tokenizer import write_lowering
 from fathom_export.errors import InvalidContextError
+from fathom_export.onnxruntime_options import FLOAT8_OPTION
 from fathom_export.repository.earlier_graph import EarlierGraph
 from fathom_export.repository.model_config import (
     VERSION,
@@ -100,7 +101,7 @@ def write_encoder_models(
         add_parameters(config, {"session.x64quantprecision": 1})
     if spec.precision == "fp8":
         # ONNX Runtime's CPU provider computes fp8 by rounding and multiplying in float, if it fuses nothing
-        add_parameters(config, {"session.disable_quant_qdq": 1})
+        add_parameters(config, {FLOAT8_OPTION: 1})
     add_warmup(config, staging / encoder, _warmups(limits, form, spec.serving.preferred_batch_sizes))
     write_config(config, staging / encoder)
 

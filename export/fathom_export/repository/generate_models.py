@@ -13,6 +13,7 @@ from fathom_export.decoder import DecoderArchitecture, build_decoder, eos_token_
 from fathom_export.decoder.checkpoint import Checkpoint
 from fathom_export.decoder.shape import decoder_shape
 from fathom_export.errors import ParityError
+from fathom_export.onnxruntime_options import FLOAT8_OPTION
 from fathom_export.repository.earlier_graph import EarlierGraph
 from fathom_export.repository.model_config import (
     VERSION,
@@ -158,7 +159,7 @@ def check_logits(version: Path, settings: EngineSettings, prompt: list[int]) -> 
         found = _first_logits(load_runner(version, settings), settings, prompt)
         return {"largest_logit": round(float(np.abs(found).max()), 4)}
     # ONNX Runtime fuses Q/DQ pairs into operators that its CPU provider lacks for fp8
-    entries = {"session.disable_quant_qdq": "1"} if settings.graph.precision == "fp8" else None
+    entries = {FLOAT8_OPTION: "1"} if settings.graph.precision == "fp8" else None
     alone = replace(settings, limits=replace(settings.limits, max_batch=1))
     stock = _first_logits(SlotRunnerAdapter(OnnxRunner(version, alone, entries), alone), settings, prompt)
     check = {"largest_logit": round(float(np.abs(stock).max()), 4)}

@@ -7,8 +7,8 @@ import pytest
 from tests.export.decoder.checkpoints import write_checkpoint
 
 from fathom_export.decoder import build_decoder
-from fathom_export.quality.decoder_graph import session_options
 from fathom_export.quality.decoder_layers import compare_decoder_layers
+from fathom_export.quality.session import session_options
 
 KINDS = ("llama-tied", "gemma2", "gemma3-text", "olmo2", "granite", "phi3")
 """Norms before, norms before and after, norms after; soft caps, windows, multipliers, fused projections."""
