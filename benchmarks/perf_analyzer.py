@@ -37,6 +37,7 @@ class PerfAnalyzer:
         self._binary = self._folder / "perf_analyzer"
         if not self._binary.exists():
             self._fetch()
+        self._link_libraries()  # those of this environment
 
     def measure(self, url: str, model: str, text: str, callers: int, seconds: float) -> UnaryLoad:
         """Ask a model that takes one text, by so many callers at once, in three windows of equal length."""
@@ -70,7 +71,6 @@ class PerfAnalyzer:
             [name] = [each for each in content.namelist() if each.endswith("/bin/perf_analyzer")]
             data = content.read(name)
         wheel.unlink()
-        self._link_libraries()
         beside = self._binary.with_suffix(".new")
         beside.write_bytes(data)
         beside.chmod(0o755)
