@@ -12,9 +12,6 @@ import numpy as np
 SHARD_BYTES = 1 << 30
 WRITTEN_VALUES = 16 << 20
 TOKENIZER = Path(__file__).parents[1] / "examples" / "models" / "large"
-TEXTS = TOKENIZER.with_name("held_out.jsonl")
-CALIBRATION_FILE = "calibration.txt"
-CALIBRATION_TEXTS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +108,10 @@ def xlm_roberta() -> RandomModel:
         "hidden_act": "gelu",
     }
     export = (
-        "import sys, pathlib; from fathom_export.encoder.build import build_encoder; "
-        "from fathom_export.spec.quantisation import EncoderQuantisation; "
-        f"text = sys.argv[1] + '/{CALIBRATION_FILE}' if sys.argv[3] == 'fp8' else ''; "
-        "build_encoder(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), precision=sys.argv[3], "
-        "task=sys.argv[4], quantisation=EncoderQuantisation(calibration_text=text))"
+        "import sys, pathlib; from fathom_export.encoder.build import build_encoder; build_encoder("
+        "pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), precision=sys.argv[3], task=sys.argv[4])"
     )
-    return RandomModel(config, tensors, {"fp32": "embed", "int8": "embed", "fp16": "embed", "fp8": "embed"}, export)
+    return RandomModel(config, tensors, {"fp32": "embed", "int8": "embed", "fp16": "embed"}, export)
 
 
 def _with_bias(name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
@@ -132,8 +126,6 @@ def write_checkpoint(folder: Path, model: RandomModel) -> int:
     (folder / "config.json").write_text(json.dumps(model.config))
     for path in TOKENIZER.glob("tokenizer*.json"):
         shutil.copyfile(path, folder / path.name)
-    lines = TEXTS.read_text(encoding="utf-8").splitlines()[:CALIBRATION_TEXTS]
-    (folder / CALIBRATION_FILE).write_text("\n".join(lines), encoding="utf-8")
     shards: list[dict[str, tuple[int, ...]]] = [{}]
     filled = 0
     for name, shape in model.tensors.items():
